@@ -1,0 +1,91 @@
+# Training, Measured: `make book` builds the site, `make test` checks everything.
+# Each target makes the environment it needs; a second run reinstalls nothing.
+#
+#   make book        build the site from stored outputs (no torch needed)
+#   make serve       build it and serve it at http://localhost:8000
+#   make test        lint, types, package, chapters, site   (TORCH=0 leaves torch out)
+#   make notebooks   run the chapters again, in place
+#   make clean       remove what was built; `make distclean` also the environments
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+TORCH ?= 1
+PORT ?= 8000
+
+SITE := _build/html
+FULL := .venv
+# The site needs little; where the full environment is there already, it does.
+SLIM := $(if $(wildcard $(FULL)/.installed),$(FULL),.venv-book)
+PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PYTEST := $(FULL)/bin/python -m pytest
+JB := -m jupyter_book build . -W -n --keep-going --quiet
+export PYTHONUTF8 := 1
+export TQDM_DISABLE := 1
+
+.PHONY: book serve test lint types package chapters site notebooks clean distclean
+.NOTPARALLEL:
+
+book: $(SLIM)/.installed
+	@$(SLIM)/bin/python $(JB)
+	@echo "The book is built: open $(CURDIR)/$(SITE)/index.html, or run make serve."
+
+serve: book
+	@echo "Serving at http://localhost:$(PORT) (stop with Ctrl-C)"
+	@$(SLIM)/bin/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+test: lint types package chapters site
+
+lint: $(FULL)/.ready
+	$(FULL)/bin/ruff check .
+	$(FULL)/bin/ruff format --check .
+
+types: $(FULL)/.ready
+	$(FULL)/bin/mypy
+
+package: $(FULL)/.ready
+	$(PYTEST) -n 2 --dist loadscope tests --ignore tests/test_site.py
+
+chapters: $(FULL)/.ready
+	$(PYTEST) --nbval --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadscope chapters
+
+site: $(FULL)/.ready
+	$(FULL)/bin/python $(JB)
+	$(PYTEST) tests/test_site.py
+
+notebooks: $(FULL)/.ready
+	$(FULL)/bin/python tools/notebooks.py
+
+clean:
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv .venv-book
+
+# Environments. The stamp is older than pyproject.toml or constraints.txt: install again.
+
+.venv-book/.installed: pyproject.toml constraints.txt | .venv-book/bin/python
+	@echo "Installing what the site needs (once) ..."
+	@$| -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["book"], sep="\n")' > .venv-book/book.txt
+	@$| $(PIP) --no-compile --requirement .venv-book/book.txt
+	@touch $@
+
+$(FULL)/.installed: pyproject.toml constraints.txt | $(FULL)/bin/python
+	@echo "Installing dlmini and what its tests need (once) ..."
+	@$| $(PIP) --editable '.[test]'
+	@touch $@
+
+$(FULL)/.torch: $(FULL)/.installed
+	@echo "Installing torch (once; make test TORCH=0 does without) ..."
+	@$(FULL)/bin/python $(PIP) --editable '.[torch]'
+	@touch $@
+
+ifeq ($(TORCH),0)
+$(FULL)/.ready: $(FULL)/.installed ;
+else
+$(FULL)/.ready: $(FULL)/.torch ;
+endif
+
+%/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -m venv $* || { echo "On Debian or Ubuntu: apt install python3-venv"; exit 1; }
