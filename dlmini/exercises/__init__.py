@@ -1,0 +1,274 @@
+"""Exercises: `check` an answer offline and name the likely mistake instead of only failing.
+
+The checkers of a chapter live in a module of this package, imported when its first exercise is checked:
+
+    @exercise("gd-1")
+    def _(answer):
+        eta = expect_number(answer)
+        if close(eta, 1 / 10):
+            raise Wrong("that is 1/λmax; descent still converges at twice that step")
+        if not close(eta, 2 / 10):
+            raise Wrong("the largest stable step solves |1 − ηλ| = 1 along the steepest direction")
+        return "η = 2/λmax"
+"""
+
+import dis
+import functools
+import importlib
+import importlib.util
+import linecache
+import traceback
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from ..claims import LINE_STYLE, _brief, _plain, show
+
+__all__ = ["Result", "Wrong", "check", "close", "exercise", "expect_array", "expect_number", "grade"]
+
+CHAPTERS = {
+    "gd": "gradient_descent",
+    "bp": "backpropagation",
+    "vg": "vanishing_gradients",
+    "cd": "conditioning",
+    "ad": "adaptive_optimizers",
+    "gn": "generalization",
+    "rg": "regularization",
+    "ph": "physics",
+    "bio": "biology",
+    "vi": "vision",
+    "sc": "scaling",
+}
+
+_checkers: dict[str, Callable] = {}
+
+
+class Wrong(Exception):
+    """Raised by a checker with a diagnosis: what the answer does, and where to look."""
+
+
+class _Untouched(Exception):
+    """The answer still contains the stub's `...`."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdict on an answer: "correct", "wrong" or "not attempted", and what to tell the reader."""
+
+    status: str
+    message: str
+
+
+def exercise(id: str) -> Callable:
+    """Register a checker: it gets the answer, returns words of success or raises `Wrong`."""
+
+    def register(checker):
+        known = _checkers.get(id)
+        if known is not None and known.__module__ != checker.__module__:
+            raise ValueError(f"exercise {id!r} has a checker in {known.__module__} already; choose another id")
+        _checkers[id] = checker
+        return checker
+
+    return register
+
+
+def check(id: str, answer=...) -> None:
+    """Grade an answer and show the verdict in one line.
+
+    Args:
+        id: The exercise, such as "gd-1".
+        answer: A number, an array or a function, as the exercise asks.
+    """
+    result = grade(id, answer)
+    mark, hue, word = _LOOKS[result.status]
+    text = f"{mark} {id} · {word}: {result.message}"
+    html = (
+        f'<div class="dl-check" role="status" style="{LINE_STYLE.format(hue=hue)}">'
+        f'<span aria-hidden="true">{mark}</span> <strong>{id} · {word}</strong>: '
+        f'<span style="white-space:pre-line">{escape(result.message)}</span></div>'
+    )
+    if not show(text, html):
+        print(text)
+
+
+def grade(id: str, answer) -> Result:
+    """Grade an answer without showing anything.
+
+    Returns:
+        Result with status "correct", "wrong" or "not attempted".
+
+    Raises:
+        ValueError: When there is no such exercise.
+    """
+    checker = _find(id)
+    if _is_stub(answer):
+        return _NOT_ATTEMPTED
+    try:
+        message = checker(_watch(answer))
+    except _Untouched:
+        return _NOT_ATTEMPTED
+    except Wrong as wrong:
+        return Result("wrong", str(wrong))
+    except Exception as error:
+        return Result("wrong", _explain_crash(error, answer))
+    return Result("correct", str(message or "well done"))
+
+
+def ids(prefix: str) -> list[str]:
+    """The exercises of one chapter, in order: ids("gd") → ["gd-1", "gd-2", …]."""
+    _load(prefix)
+    mine = [id for id in _checkers if id.split("-")[0] == prefix]
+    return sorted(mine, key=lambda id: [(len(part), part) for part in id.split("-")])
+
+
+# --- for checkers ----------------------------------------------------------------------------------
+
+
+def close(a, b, rtol: float = 1e-4, atol: float = 0.0) -> bool:
+    """Whether two numbers or arrays have one shape and agree; NaN and infinity agree with nothing."""
+    a, b = np.asarray(_plain(a), dtype=float), np.asarray(_plain(b), dtype=float)
+    same = a.shape == b.shape and np.isfinite(a).all() and np.isfinite(b).all()
+    return bool(same and (np.abs(a - b) <= atol + rtol * np.abs(b)).all())
+
+
+def expect_number(answer, name: str = "the answer") -> float:
+    """The answer as a float, or a diagnosis of why it is not a finite number."""
+    array = _numbers(answer, name, "a number")
+    if array.size != 1:
+        raise Wrong(f"{name} should be one number, but has shape {array.shape}; is a sum or mean missing?")
+    return float(array.flat[0])
+
+
+def expect_array(answer, shape: tuple | None = None, name: str = "the answer") -> np.ndarray:
+    """The answer as a float64 array of the given shape (None in it fits any length), or a diagnosis."""
+    array = _numbers(answer, name, "an array")
+    if shape is not None:
+        fits = len(shape) == array.ndim and all(s in (None, t) for s, t in zip(shape, array.shape))
+        if not fits:
+            hint = "; it is transposed" if array.shape == tuple(shape)[::-1] and len(shape) > 1 else ""
+            wanted = str(tuple(shape)).replace("None", "any")
+            raise Wrong(f"{name} has shape {array.shape}, but should have {wanted}{hint}")
+    return array
+
+
+def _numbers(answer, name, wanted):
+    if callable(answer) and not hasattr(answer, "shape"):
+        raise Wrong(f"{name} should be {wanted}, but is a function; pass what it returns")
+    try:
+        array = np.asarray(_plain(answer))
+    except ValueError:
+        raise Wrong(f"{name} should be {wanted}, but its rows have different lengths") from None
+    if array.dtype.kind not in "iuf":
+        raise Wrong(f"{name} should be {wanted}, but is {_brief(answer)} of type {type(answer).__name__}")
+    array = array.astype(float)
+    if np.isnan(array).any():
+        raise Wrong(f"{name} contains NaN: look for 0/0, the logarithm of a negative number, or a run that diverged")
+    if np.isinf(array).any():
+        raise Wrong(f"{name} is infinite: look for a division by zero, or a run that diverged")
+    return array
+
+
+# --- finding checkers ------------------------------------------------------------------------------
+
+
+def _load(prefix):
+    """Import the chapter's checkers, and say whether it has any."""
+    name = f"{__name__}.{CHAPTERS.get(prefix)}"
+    if prefix not in CHAPTERS or importlib.util.find_spec(name) is None:
+        return False
+    importlib.import_module(name)
+    return True
+
+
+def _find(id):
+    if not isinstance(id, str):
+        raise TypeError(f"the first argument is the exercise's id, such as 'gd-1', not {_brief(id)}")
+    prefix = id.split("-")[0]
+    if id not in _checkers and not _load(prefix):
+        written = [p for p in CHAPTERS if _load(p)]
+        raise ValueError(f"there is no exercise {id!r}; chapters with exercises: {', '.join(written) or 'none yet'}")
+    if id not in _checkers:
+        raise ValueError(f"there is no exercise {id!r}; this chapter has {', '.join(ids(prefix))}")
+    return _checkers[id]
+
+
+# --- stubs -----------------------------------------------------------------------------------------
+
+_NOT_ATTEMPTED = Result("not attempted", "replace the ... in this cell and run it again")
+
+
+def _is_stub(answer):
+    """Untouched: `...` or None, a collection that still holds `...`, a function without a body."""
+    if answer is None or answer is ...:
+        return True
+    if isinstance(answer, list | tuple):
+        return any(item is ... for item in answer) or (bool(answer) and all(item is None for item in answer))
+    if isinstance(answer, dict):
+        return _is_stub(list(answer.values())) if answer else False
+    return isinstance(answer, types.FunctionType) and _is_empty(answer.__code__)
+
+
+_NOTHING = {"RESUME", "NOP", "POP_TOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE", "COPY_FREE_VARS", "MAKE_CELL"}
+
+
+def _is_empty(code):
+    """A body of nothing but a docstring, pass, `...` or `return ...`."""
+    steps = list(dis.get_instructions(code))
+    if any(step.opname not in _NOTHING for step in steps):
+        return False
+    returned = [step.argval for step in steps if step.opname in ("LOAD_CONST", "RETURN_CONST")]
+    return all(value is None or value is ... for value in returned)
+
+
+def _watch(answer):
+    """The reader's function, with what it returns looked at: `...` means it is still a stub."""
+    if not isinstance(answer, types.FunctionType):
+        return answer
+
+    @functools.wraps(answer)
+    def watched(*args, **kwargs):
+        try:
+            value = answer(*args, **kwargs)
+        except NotImplementedError:
+            raise _Untouched from None
+        if value is ... or (isinstance(value, list | tuple) and any(v is ... for v in value)):
+            raise _Untouched
+        if value is None:
+            raise Wrong(f"{answer.__name__} returns None: is the return statement missing?")
+        return value
+
+    return watched
+
+
+# --- crashes ---------------------------------------------------------------------------------------
+
+
+def _explain_crash(error, answer):
+    """Where the reader's code failed; when it is none of theirs, what the checker was given."""
+    package = str(Path(__file__).parent.parent)
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    code = getattr(answer, "__code__", None)
+    mine = [f for f in frames if code is not None and f.filename == code.co_filename]
+    mine = [f for f in mine if not f.filename.startswith(package)]
+    if not mine:
+        return f"the check cannot use {_brief(answer)} of type {type(answer).__name__} ({what})"
+    frame = mine[-1]
+    line = (frame.line or linecache.getline(frame.filename, frame.lineno)).strip()
+    first = code.co_firstlineno if code.co_name == frame.name else None
+    where = f"in {frame.name}" + (f", line {frame.lineno - first + 1} of it" if first else "")
+    quoted = f": {line}" if line else ""
+    return f"your code raised {what}\n{where}{quoted}"
+
+
+# --- look ------------------------------------------------------------------------------------------
+
+_LOOKS = {
+    "correct": ("✓", "#009e73", "correct"),
+    "wrong": ("✗", "#d55e00", "not yet"),
+    "not attempted": ("○", "rgba(127,127,127,.6)", "not attempted yet"),
+}
