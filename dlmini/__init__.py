@@ -1,0 +1,67 @@
+"""dlmini: how deep networks are trained, small enough to read.
+
+Backpropagation, optimizers and regularizers from scratch, on NumPy arrays or on torch tensors
+used as plain arrays. The notebooks of the book run on it.
+"""
+
+import importlib
+from typing import Any
+
+from . import backend, functional, ops, tensor
+from .backend import asarray, describe, rng, seed, to_numpy, use
+from .claims import ClaimFailed, claim
+from .exercises import check
+from .functional import accuracy, cross_entropy, linear, mse_loss, softmax
+from .ops import (
+    abs,
+    concatenate,
+    cos,
+    exp,
+    log,
+    logsumexp,
+    matmul,
+    max,
+    maximum,
+    mean,
+    min,
+    minimum,
+    relu,
+    reshape,
+    sigmoid,
+    sin,
+    softplus,
+    sqrt,
+    stack,
+    sum,
+    tanh,
+    transpose,
+    where,
+)
+from .tensor import GradientError, ShapeError, Tensor, grad, no_grad, op
+
+__version__ = "0.1.0"
+
+# Loaded when first used, so that `import dlmini` takes a tenth of a second.
+_LAZY = {"claims", "curvature", "data", "descent", "exercises", "flat", "nn", "optim", "plot",
+         "testing", "train"}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module 'dlmini' has no attribute {name!r}")
+
+
+def show(obj: Any) -> Any:
+    """Show the source of a class or function of dlmini in a notebook."""
+    import inspect
+
+    try:
+        source = inspect.getsource(obj)
+    except TypeError as error:
+        raise TypeError(f"dl.show takes a class, function or module, got {obj!r}") from error
+    try:
+        from IPython.display import Code
+    except ImportError:
+        return print(source)
+    return Code(source, language="python")

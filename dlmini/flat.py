@@ -1,0 +1,128 @@
+"""All parameters as views of one vector θ, all gradients as views of one vector g.
+
+An optimizer is then the formula in the book, and clipping, averaging, interpolation and
+directions in parameter space are a line each.
+"""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from .backend import Array, asarray, dtype_name, like, xp
+from .tensor import Clock, GradientError, Leaf, ShapeError, Tensor
+
+
+class Flat:
+    """One vector θ (P entries) under a list of parameters, and one vector g under their gradients.
+
+    Make it with `pack`, which hands out the existing vector where there is one.
+    """
+
+    def __init__(self, parameters: list[Tensor]):
+        self.parameters = parameters
+        first = parameters[0].data
+        sizes = [p.size for p in parameters]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        self.slices = [slice(e - n, e) for e, n in zip(ends, sizes, strict=True)]
+        library = xp(first)
+        self.theta: Array = library.empty(ends[-1], dtype=first.dtype, device=first.device)
+        self._g: Array = library.zeros_like(self.theta)
+        self.clock = Clock(owner=weakref.ref(self))
+        for p, cut in zip(parameters, self.slices, strict=True):
+            view = self.theta[cut].reshape(p.shape)
+            view[...] = p.data
+            grad = self._g[cut].reshape(p.shape)
+            leaf = p.node
+            assert isinstance(leaf, Leaf)
+            if leaf.grad is not None and not leaf.stale:
+                grad[...] = leaf.grad
+            leaf.stale = False
+            p._data, leaf.grad, leaf.clock = view, grad, self.clock
+
+    @property
+    def g(self) -> Array:
+        """The gradient vector; entries that no backward pass has written are zero."""
+        for p in self.parameters:
+            if p.node.stale:  # type: ignore[union-attr]
+                p.grad  # noqa: B018  reading it fills in the zeros
+        return self._g
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return self.theta.shape[0]
+
+    def zero_grad(self) -> None:
+        """Let the next backward pass overwrite the gradients instead of adding to them."""
+        for p in self.parameters:
+            p.node.stale = True  # type: ignore[union-attr]
+
+    def touch(self) -> None:
+        """Say that θ was changed in place, so that graphs recorded before are refused.
+
+        Raises:
+            GradientError: some parameters have since been packed into another vector.
+        """
+        for p in self.parameters:
+            if p.node.clock is not self.clock:  # type: ignore[union-attr]
+                raise GradientError(
+                    "these parameters were packed again, by a later optimizer or pack() over "
+                    "other parameters: make one optimizer over all of them, and make it last"
+                )
+        self.clock.touch()
+
+    def assign(self, vector: Any) -> None:
+        """θ ← vector (P entries), copied."""
+        vector = like(vector, self.theta)
+        if tuple(vector.shape) != tuple(self.theta.shape):
+            raise ShapeError(f"expected {self.size} parameters, got shape {tuple(vector.shape)}")
+        self.theta[...] = vector
+        self.touch()
+
+    def split(self, vector: Array) -> list[Array]:
+        """`vector` (P entries) cut into arrays of the parameters' shapes; views, not copies."""
+        return [
+            vector[cut].reshape(p.shape)
+            for p, cut in zip(self.parameters, self.slices, strict=True)
+        ]
+
+    # A copy holds copies of the parameters, packed anew.
+    def __reduce__(self):
+        return Flat, (self.parameters,)
+
+
+def pack(parameters: Iterable[Tensor]) -> Flat:
+    """The parameters as one vector; a parameter given twice (shared weights) is packed once.
+
+    Raises:
+        GradientError: nothing to pack, or an entry that is no parameter.
+        TypeError: parameters of different precision.
+    """
+    unique: dict[int, Tensor] = {}
+    for i, p in enumerate(parameters):
+        if p.__class__ is not Tensor or not isinstance(p.node, Leaf):
+            raise GradientError(
+                f"entry {i} is {type(p).__name__}, not a parameter: expected Tensors made with "
+                "requires_grad=True, such as net.parameters() gives"
+            )
+        unique[id(p)] = p
+    chosen = list(unique.values())
+    if not chosen:
+        raise GradientError("there are no parameters to pack: does the network have any?")
+    kinds = {(xp(p.data).__class__, str(p.data.device), dtype_name(p.dtype)) for p in chosen}
+    if len(kinds) > 1:
+        names = sorted(f"{dtype} on {device}" for _, device, dtype in kinds)
+        raise TypeError(f"parameters of different kinds cannot share one vector: {names}")
+    owner = chosen[0].node.clock.owner  # type: ignore[union-attr]
+    existing = owner() if owner else None
+    if existing is not None and [id(p) for p in existing.parameters] == list(unique):
+        if all(p.node.clock is existing.clock for p in chosen):  # type: ignore[union-attr]
+            return existing
+    return Flat(chosen)
+
+
+def random_direction(flat: Flat, rng: Any) -> Array:
+    """A unit vector of P entries, uniform on the sphere."""
+    u = rng.standard_normal(flat.size)
+    u /= (u @ u) ** 0.5
+    return like(asarray(u), flat.theta)

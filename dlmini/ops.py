@@ -1,0 +1,378 @@
+"""The derivative table: every primitive with one rule per argument.
+
+A rule gets the output's cotangent `g`, the output `z` and the arguments, and returns the
+argument's cotangent. Rules are written with operators and other ops, so that they serve first
+and second order alike; the engine undoes broadcasting, casts and accumulates. At kinks the
+derivative is torch's: 0 for relu and |x| at 0, shared equally between tied maxima.
+"""
+
+import builtins
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .backend import xp
+from .tensor import ShapeError, Tensor, astype, broadcast_to, op, unbroadcast
+
+__all__ = [
+    "abs", "add", "astype", "broadcast_to", "concatenate", "cos", "div", "exp", "getitem", "log",
+    "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "power",
+    "relu", "reshape", "sigmoid", "sin", "softplus", "sqrt", "stack", "sub", "sum", "tanh",
+    "transpose", "unbroadcast", "where",
+]  # fmt: skip
+
+# --- arithmetic, with broadcasting ----------------------------------------------------------------
+
+add = op(lambda x, y: x + y, lambda g, z, x, y: g, lambda g, z, x, y: g, name="add")
+sub = op(lambda x, y: x - y, lambda g, z, x, y: g, lambda g, z, x, y: -g, name="sub")
+mul = op(lambda x, y: x * y, lambda g, z, x, y: g * y, lambda g, z, x, y: g * x, name="mul")
+div = op(
+    lambda x, y: x / y,
+    lambda g, z, x, y: g / y,
+    lambda g, z, x, y: -g * z / y,
+    name="div",
+)
+neg = op(lambda x: -x, lambda g, z, x: -g, name="neg")
+
+
+def _power_exponent_rule(g, z, x, p):
+    """d xᵖ/dp = xᵖ log x, and 0 where x = 0 (as torch)."""
+    return g * z * log(where(raw(x) == 0, 1.0, x))
+
+
+_power = op(
+    lambda x, p: x**p,
+    # p·x^(p-1), and 0 where p = 0 so that x = 0 gives 0 and not 0·∞
+    lambda g, z, x, p: g * p * x ** where(raw(p) == 0, 1.0, p - 1),
+    _power_exponent_rule,
+    name="power",
+)
+_power_constant = op(
+    lambda x, p: x**p,
+    lambda g, z, x, p: g * (p * _power_constant(x, p=p - 1)) if p != 0 else 0.0 * g,
+    name="power",
+)
+
+
+def power(x: Any, p: Any) -> Any:
+    """x**p for a number or an array `p`."""
+    if isinstance(p, (int, float)):
+        return _power_constant(x, p=p)
+    return _power(x, p)
+
+
+def raw(x: Any) -> Any:
+    """The raw array of a Tensor, for a mask that is not differentiated."""
+    return x.data if x.__class__ is Tensor else x
+
+
+# --- elementwise functions ------------------------------------------------------------------------
+
+exp = op(lambda x: xp(x).exp(x), lambda g, z, x: g * z, name="exp")
+log = op(lambda x: xp(x).log(x), lambda g, z, x: g / x, name="log")
+sqrt = op(lambda x: xp(x).sqrt(x), lambda g, z, x: g / (2.0 * z), name="sqrt")
+sin = op(lambda x: xp(x).sin(x), lambda g, z, x: g * cos(x), name="sin")
+cos = op(lambda x: xp(x).cos(x), lambda g, z, x: -g * sin(x), name="cos")
+tanh = op(lambda x: xp(x).tanh(x), lambda g, z, x: g * (1.0 - z * z), name="tanh")
+abs = op(lambda x: xp(x).abs(x), lambda g, z, x: g * xp(raw(x)).sign(raw(x)), name="abs")
+relu = op(lambda x: xp(x).maximum(x, 0.0), lambda g, z, x: g * (raw(z) > 0), name="relu")
+
+
+def _sigmoid(x):
+    """1/(1+e^-x) as (1+tanh(x/2))/2, which overflows nowhere."""
+    return 0.5 * xp(x).tanh(0.5 * x) + 0.5
+
+
+def _softplus(x):
+    """log(1+eˣ) = max(x, 0) + log(1+e^-|x|), which overflows nowhere."""
+    return xp(x).maximum(x, 0.0) + xp(x).log1p(xp(x).exp(-xp(x).abs(x)))
+
+
+sigmoid = op(_sigmoid, lambda g, z, x: g * z * (1.0 - z), name="sigmoid")
+softplus = op(_softplus, lambda g, z, x: g * sigmoid(x), name="softplus")
+
+
+# --- choice ---------------------------------------------------------------------------------------
+
+
+def _share(x, y, greater):
+    """Weight of the first of two arguments: 1 where it wins, 1/2 where they tie."""
+    x, y = raw(x), raw(y)
+    tie = x == y
+    return (x > y if greater else x < y) + 0.5 * tie
+
+
+maximum = op(
+    lambda x, y: xp(x).maximum(x, y),
+    lambda g, z, x, y: g * _share(x, y, greater=True),
+    lambda g, z, x, y: g * _share(y, x, greater=True),
+    name="maximum",
+)
+minimum = op(
+    lambda x, y: xp(x).minimum(x, y),
+    lambda g, z, x, y: g * _share(x, y, greater=False),
+    lambda g, z, x, y: g * _share(y, x, greater=False),
+    name="minimum",
+)
+where = op(
+    lambda mask, x, y: xp(mask).where(mask, x, y),
+    None,
+    # Not g·mask: an infinite cotangent in the untaken branch would give NaN.
+    lambda g, z, mask, x, y: where(mask, g, 0.0),
+    lambda g, z, mask, x, y: where(mask, 0.0, g),
+    name="where",
+)
+
+
+# --- sums over axes -------------------------------------------------------------------------------
+
+
+def _axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """`axis` as a tuple of non-negative axes."""
+    given = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    for a in given:
+        if not -ndim <= a < ndim:
+            raise ShapeError(f"axis {a} of an array with {ndim} axes")
+    return tuple(a % ndim for a in given)
+
+
+def _ones_at(shape, axes):
+    """`shape` with 1 in the reduced axes."""
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+_sum = op(
+    lambda x, axes, keepdims, shape: xp(x).sum(x, axis=axes, keepdims=keepdims),
+    lambda g, z, x, axes, keepdims, shape: broadcast_to(reshape(g, _ones_at(shape, axes)), shape),
+    name="sum",
+)
+
+
+def sum(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
+    """Sum over `axis` (all axes if None)."""
+    if not x.shape:
+        return x
+    return _sum(x, axes=_axes(axis, x.ndim), keepdims=keepdims, shape=tuple(x.shape))
+
+
+def mean(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
+    """Mean over `axis` (all axes if None)."""
+    count = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
+    if count == 0:
+        raise ShapeError(f"mean of an empty array of shape {tuple(x.shape)} over axis {axis}")
+    return sum(x, axis, keepdims) * (1.0 / count)
+
+
+def _extremum(name):
+    def rule(g, z, x, axes, keepdims):
+        shape = _ones_at(x.shape, axes)
+        ties = xp(raw(x)).astype(raw(x) == raw(z).reshape(shape), raw(x).dtype)
+        return reshape(g, shape) * (ties / xp(ties).sum(ties, axis=axes, keepdims=True))
+
+    return op(
+        lambda x, axes, keepdims: getattr(xp(x), name)(x, axis=axes, keepdims=keepdims),
+        rule,
+        name=name,
+    )
+
+
+_max, _min = _extremum("max"), _extremum("min")
+
+
+def max(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
+    """Largest entry over `axis`; tied entries share the gradient equally."""
+    return _max(x, axes=_axes(axis, x.ndim), keepdims=keepdims)
+
+
+def min(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
+    """Smallest entry over `axis`; tied entries share the gradient equally."""
+    return _min(x, axes=_axes(axis, x.ndim), keepdims=keepdims)
+
+
+def _logsumexp_forward(x, axis, keepdims):
+    top = xp(x).max(x, axis=axis, keepdims=True)
+    top = xp(x).where(xp(x).isfinite(top), top, xp(x).zeros_like(top))
+    total = xp(x).log(xp(x).sum(xp(x).exp(x - top), axis=axis, keepdims=True)) + top
+    return total if keepdims else total.reshape(_without(total.shape, axis))
+
+
+def _without(shape, axis):
+    return tuple(n for i, n in enumerate(shape) if i != axis % len(shape))
+
+
+_logsumexp = op(
+    _logsumexp_forward,
+    lambda g, z, x, axis, keepdims: (
+        reshape(g, _ones_at(x.shape, (axis,))) * exp(x - reshape(z, _ones_at(x.shape, (axis,))))
+    ),
+    name="logsumexp",
+)
+
+
+def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
+    """log Σ eˣ over one axis, without overflow."""
+    return _logsumexp(x, axis=_axes(axis, x.ndim)[0], keepdims=keepdims)
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+_reshape = op(
+    lambda x, shape, source: xp(x).reshape(x, shape),
+    lambda g, z, x, shape, source: _reshape(g, shape=source, source=shape),
+    name="reshape",
+)
+_transpose = op(
+    lambda x, axes: xp(x).permute_dims(x, axes),
+    lambda g, z, x, axes: _transpose(g, axes=tuple(int(i) for i in np.argsort(axes))),
+    name="transpose",
+)
+
+
+def reshape(x: Any, shape: int | Sequence[int]) -> Any:
+    """The same entries in another shape; one entry of `shape` may be -1."""
+    wanted = (shape,) if isinstance(shape, int) else tuple(shape)
+    source = tuple(x.shape)
+    if -1 in wanted:
+        known = -math.prod(wanted)
+        if known > 0 and math.prod(source) % known == 0:
+            wanted = tuple(math.prod(source) // known if n == -1 else n for n in wanted)
+    if wanted == source:
+        return x
+    return _reshape(x, shape=wanted, source=source)
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
+    """Axes in another order (reversed if None)."""
+    order = tuple(reversed(range(x.ndim))) if axes is None else _axes(axes, x.ndim)
+    return _transpose(x, axes=order)
+
+
+def _scatter(g, index, shape):
+    """Zeros of `shape` with `g` added at `index`; entries indexed twice add up."""
+    library = xp(g)
+    out = library.zeros(shape, dtype=g.dtype, device=g.device)
+    parts = index if isinstance(index, tuple) else (index,)
+    if builtins.all(isinstance(p, (int, slice, type(None), type(...))) for p in parts):
+        out[index] = g
+    elif library is np:
+        np.add.at(out, index, g)
+    else:
+        out.index_put_(tuple(library.as_tensor(p, device=g.device) for p in parts), g, True)
+    return out
+
+
+_getitem = op(
+    lambda x, index, shape: x[index],
+    lambda g, z, x, index, shape: _put(g, index=index, shape=shape),
+    name="getitem",
+)
+_put = op(
+    _scatter,
+    lambda g, z, x, index, shape: _getitem(g, index=index, shape=shape),
+    name="scatter",
+)
+
+
+def getitem(x: Any, index: Any) -> Any:
+    """x[index] for integers, slices, and integer or boolean arrays."""
+    parts = index if isinstance(index, tuple) else (index,)
+    mixed = {isinstance(p, (slice, type(None), type(...))) for p in parts} == {True, False}
+    if mixed and not builtins.all(isinstance(p, (int, slice, type(None), type(...))) for p in parts):
+        raise ShapeError("index with slices or with integer arrays, not with both at once")
+    return _getitem(x, index=index, shape=tuple(x.shape))
+
+
+@functools.cache
+def _join(axis, sizes):
+    """Concatenation of arrays of these sizes: each rule cuts its argument's part out of g."""
+
+    def part(i):
+        start = builtins.sum(sizes[:i])
+        cut = (slice(None),) * axis + (slice(start, start + sizes[i]),)
+        return lambda g, z, *parts: getitem(g, cut)
+
+    return op(
+        lambda *parts: xp(parts[0]).concat(parts, axis=axis),
+        *(part(i) for i in range(len(sizes))),
+        name="concatenate",
+    )
+
+
+def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
+    """Join along an existing axis."""
+    if not tensors:
+        raise ShapeError("concatenate needs at least one array")
+    axis = _axes(axis, tensors[0].ndim)[0]
+    return _join(axis, tuple(t.shape[axis] for t in tensors))(*tensors)
+
+
+def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
+    """Join along a new axis."""
+    if not tensors:
+        raise ShapeError("stack needs at least one array")
+    axis = _axes(axis, tensors[0].ndim + 1)[0]
+    grown = [reshape(t, (*t.shape[:axis], 1, *t.shape[axis:])) for t in tensors]
+    return concatenate(grown, axis)
+
+
+# --- matrix products ------------------------------------------------------------------------------
+
+
+def _swap(x):
+    """The last two axes exchanged."""
+    return transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+_matmul = op(
+    lambda x, y: x @ y,
+    lambda g, z, x, y: _matmul(g, _swap(y)),
+    lambda g, z, x, y: _matmul(_swap(x), g),
+    name="matmul",
+)
+
+
+def matmul(x: Any, y: Any) -> Any:
+    """Matrix product over the last two axes; leading axes broadcast; vectors as NumPy has it."""
+    for a in (x, y):
+        if a.ndim == 0:
+            raise ShapeError("matmul of a number: use * to scale")
+    x2 = reshape(x, (1, *x.shape)) if x.ndim == 1 else x
+    y2 = reshape(y, (*y.shape, 1)) if y.ndim == 1 else y
+    if x2.shape[-1] != y2.shape[-2]:
+        raise ShapeError(
+            f"matmul of {tuple(x.shape)} and {tuple(y.shape)}: the inner sizes "
+            f"{x2.shape[-1]} and {y2.shape[-2]} differ; transpose one of them?"
+        )
+    z = _matmul(x2, y2)
+    if x.ndim == 1:
+        z = reshape(z, (*z.shape[:-2], z.shape[-1]))
+    return reshape(z, z.shape[:-1]) if y.ndim == 1 else z
+
+
+# --- the operators of a Tensor --------------------------------------------------------------------
+
+
+def _reflected(function):
+    return lambda self, other: function(other, self)
+
+
+for _name, _function in {"add": add, "sub": sub, "mul": mul, "truediv": div, "matmul": matmul}.items():
+    setattr(Tensor, f"__{_name}__", lambda self, other, f=_function: f(self, other))
+    setattr(Tensor, f"__r{_name}__", _reflected(_function))
+Tensor.__neg__ = lambda self: neg(self)
+Tensor.__pow__ = power
+Tensor.__rpow__ = lambda self, base: exp(self * math.log(base))
+Tensor.__getitem__ = getitem
+Tensor.sum = sum
+Tensor.mean = mean
+Tensor.max = max
+Tensor.min = min
+Tensor.reshape = lambda self, *shape: reshape(self, shape[0] if len(shape) == 1 else shape)
+Tensor.transpose = lambda self, *axes: transpose(self, axes or None)
+Tensor.T = property(lambda self: transpose(self))
+for _name in ("exp", "log", "sqrt", "abs", "tanh", "sin", "cos"):
+    setattr(Tensor, _name, lambda self, f=globals()[_name]: f(self))

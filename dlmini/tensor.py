@@ -1,0 +1,597 @@
+"""Tensors, the tape that records what was done to them, and the walk back along it.
+
+An `Op` is a function together with one derivative rule per argument. Called on raw arrays it
+returns a raw array; called on a Tensor it also records a node. `backward` feeds the rules raw
+arrays. With `create_graph=True` it feeds them Tensors, so the backward pass is recorded as well
+and can be differentiated in turn: that is all there is to second derivatives.
+"""
+
+import contextlib
+import dis
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .backend import Array, xp
+
+
+class GradientError(RuntimeError):
+    """A derivative was asked for that cannot be had."""
+
+
+class ShapeError(ValueError):
+    """Arrays whose shapes do not go together."""
+
+
+# NumPy's reductions and 0-d arithmetic return scalars instead of arrays.
+_NUMPY_SCALARS = frozenset({np.float16, np.float32, np.float64, np.int64, np.bool_})
+
+_tick = itertools.count(1).__next__  # orders nodes, and dates changes of parameters
+_recording = True
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Within this block nothing is recorded, so activations are let go at once."""
+    global _recording
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+class Node:
+    """One recorded operation: what it read, what it made, and the nodes it came from.
+
+    Nodes refer to arrays and to earlier nodes only, never to Tensors: no reference cycles.
+    """
+
+    __slots__ = ("args", "dtype", "op", "order", "params", "parents", "shape", "z")
+
+    def __init__(self, op, parents, args, params, z, shape, dtype):
+        self.op = op
+        self.parents = parents
+        self.args = args
+        self.params = params
+        self.z = z
+        self.shape = shape
+        self.dtype = dtype
+        self.order = _tick()
+
+
+class Clock:
+    """When parameters last changed; shared by all that are packed into one vector (`owner`)."""
+
+    __slots__ = ("changed", "owner")
+
+    def __init__(self, owner=None):
+        self.owner = owner
+        self.touch()
+
+    def touch(self) -> None:
+        self.changed = _tick()
+
+
+class Leaf:
+    """Where differentiation ends: the engine's side of a Tensor that requires grad."""
+
+    __slots__ = ("clock", "dtype", "grad", "order", "shape", "stale")
+    op = None
+    parents = ()
+
+    def __init__(self, data):
+        self.shape = data.shape
+        self.dtype = data.dtype
+        self.order = _tick()
+        self.clock = Clock()
+        self.grad = None
+        self.stale = False  # the memory in `grad` stands for zero: the next write overwrites it
+
+    def accumulate(self, g: Array) -> None:
+        """Add `g` into memory that this leaf owns (a rule may hand one array to two parents)."""
+        if self.grad is None:
+            self.grad = xp(g).empty_like(g)
+            self.stale = True
+        if self.stale:
+            self.grad[...] = g
+            self.stale = False
+        else:
+            self.grad += g
+
+
+class Tensor:
+    """An array whose history can be differentiated.
+
+    Args:
+        data: number, list, NumPy array or torch tensor; floating numbers take the precision and
+            device in use (`dl.use`).
+        requires_grad: True for a parameter, so that `backward` fills its `.grad`.
+
+    Raises:
+        TypeError: `requires_grad` on integers, or data that are not numbers.
+    """
+
+    __slots__ = ("_data", "node")
+    __array_ufunc__ = None  # so that ndarray + Tensor comes to Tensor.__radd__
+
+    def __init__(self, data: Any, requires_grad: bool = False):
+        if data.__class__ is Tensor:
+            data = data.data
+        self._data = backend.asarray(data)
+        self.node: Node | Leaf | None = None
+        if requires_grad:
+            if not backend.is_float(self._data):
+                raise TypeError(
+                    f"a parameter needs floating-point numbers to have a gradient, got "
+                    f"{backend.dtype_name(self._data.dtype)} of shape {self.shape}: "
+                    "write 1.0 instead of 1, or convert with .astype('float32')"
+                )
+            self.node = Leaf(self._data)
+
+    @classmethod
+    def wrap(cls, data: Array, node: Node | Leaf | None) -> "Tensor":
+        """A Tensor around an array that is already as it should be."""
+        self = cls.__new__(cls)
+        self._data = np.asarray(data) if data.__class__ in _NUMPY_SCALARS else data
+        self.node = node
+        return self
+
+    @property
+    def data(self) -> Array:
+        """The raw array. Writing `t.data = values` copies them in and dates the change."""
+        return self._data
+
+    @data.setter
+    def data(self, values: Any) -> None:
+        if not isinstance(self.node, Leaf):
+            raise GradientError("only a parameter's data can be set; this Tensor was computed")
+        values = backend.like(values, self._data)
+        if tuple(values.shape) != tuple(self.shape):
+            raise ShapeError(
+                f"data of shape {tuple(values.shape)} for a parameter of shape {self.shape}"
+            )
+        self._data[...] = values
+        self.node.clock.touch()
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.node is not None
+
+    @property
+    def grad(self) -> Array | None:
+        """The gradient that `backward` has added up since `zero_grad`, a raw array."""
+        leaf = self.node
+        if not isinstance(leaf, Leaf):
+            return None
+        if leaf.stale and leaf.grad is not None:
+            leaf.grad[...] = 0
+            leaf.stale = False
+        return leaf.grad
+
+    def zero_grad(self) -> None:
+        """Let the next `backward` start from zero."""
+        if isinstance(self.node, Leaf):
+            self.node.stale = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._data.shape)
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def dtype(self) -> Any:
+        return self._data.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape))
+
+    def detach(self) -> "Tensor":
+        """The same numbers without their history."""
+        return Tensor.wrap(self._data, None)
+
+    def item(self) -> float:
+        """The value of a Tensor with one entry, as a Python number."""
+        if self.size != 1:
+            raise ShapeError(f"item() needs one entry, this Tensor has shape {self.shape}")
+        return self._data.item()
+
+    def numpy(self) -> np.ndarray:
+        """The numbers as a NumPy array on the CPU."""
+        return backend.to_numpy(self._data)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def backward(self, grad: Any = None, retain_graph: bool = False) -> None:
+        """Add the derivative of this Tensor to the `.grad` of every parameter it came from.
+
+        Args:
+            grad: cotangent of this Tensor's shape; may be left out for a scalar.
+            retain_graph: keep the activations, so that the graph can be walked again.
+
+        Raises:
+            GradientError: nothing to differentiate, not a scalar, graph already freed, or a
+                parameter changed since the graph was recorded.
+        """
+        _walk(self, grad, targets=None, create_graph=False, retain_graph=retain_graph)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a 0-d Tensor has no length")
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __setitem__(self, key, value):
+        raise GradientError(
+            "a Tensor cannot be assigned to in place, the tape would not see it: build a new one "
+            "with dl.where or dl.concatenate; for a parameter set p.data = values"
+        )
+
+    def __repr__(self) -> str:
+        body = np.array2string(self.numpy(), precision=4, threshold=20, prefix="Tensor(")
+        return f"Tensor({body}{', requires_grad=True' if self.requires_grad else ''})"
+
+    # A copy is a new leaf with memory of its own; packed parameters are re-packed by flat.py.
+    def __deepcopy__(self, memo: dict) -> "Tensor":
+        copy = _leaf(xp(self._data).asarray(self._data, copy=True), self.requires_grad)
+        memo[id(self)] = copy
+        return copy
+
+    def __reduce__(self):
+        return _unpickle, (np.array(self.numpy()), self.requires_grad)
+
+
+def _leaf(array: Array, requires_grad: bool) -> Tensor:
+    return Tensor.wrap(array, Leaf(array) if requires_grad else None)
+
+
+def _unpickle(data: np.ndarray, requires_grad: bool) -> Tensor:
+    return _leaf(backend.asarray(data, dtype=data.dtype), requires_grad)
+
+
+# --- operations -----------------------------------------------------------------------------------
+
+Rule = Callable[..., Any]
+
+
+def _names_read(rule: Rule) -> set[str]:
+    """The local names that a rule loads: what it does not read need not be kept."""
+    names: set[str] = set()
+    for instruction in dis.get_instructions(rule):
+        value = instruction.argval
+        names.update(value if isinstance(value, tuple) else (value,))
+    return names
+
+
+class Op:
+    """A function with one derivative rule per array argument.
+
+    A rule is called as `rule(g, z, *args, **params)`: `g` is the cotangent of the output `z`,
+    `args` are the arguments, `params` the keyword arguments. It is written with operators and
+    other ops, and returns the argument's cotangent in the output's broadcast shape: the engine
+    sums over broadcast axes, casts and accumulates. A rule may be None: no derivative.
+
+    Args:
+        forward: the function on raw arrays.
+        *rules: one rule per positional argument.
+        name: as shown in errors and drawings of the graph.
+        first: `first(g, z, *args, **params)` runs once before the rules and replaces `g`.
+        into: {argument: function(out, g, z, *args, **params)}: the rule's result written
+            straight into a parameter's gradient memory. Tested equal to the rule.
+    """
+
+    __slots__ = ("_kept", "first", "forward", "into", "name", "reads", "rules")
+
+    def __init__(
+        self,
+        forward: Callable[..., Array],
+        *rules: Rule | None,
+        name: str,
+        first: Rule | None = None,
+        into: dict[int, Callable[..., None]] | None = None,
+    ):
+        self.forward = forward
+        self.rules = rules
+        self.name = name
+        self.first = first
+        self.into = into or {}
+        self.reads = [self._positions(rule) for rule in rules]
+        self._kept: dict[tuple[bool, ...], tuple[bool, list[bool]]] = {}
+
+    def _positions(self, rule: Rule | None) -> set[int]:
+        """Which of (g, z, *args) `rule` reads, by position."""
+        if rule is None:
+            return set()
+        code, read = rule.__code__, _names_read(rule)
+        positions = {i for i, name in enumerate(code.co_varnames[: code.co_argcount]) if name in read}
+        if code.co_flags & inspect.CO_VARARGS and code.co_varnames[code.co_argcount] in read:
+            positions |= set(range(code.co_argcount, 99))  # reads *args: keep them all
+        return positions
+
+    def kept(self, tracked: tuple[bool, ...]) -> tuple[bool, list[bool]]:
+        """(keep z?, keep each argument?) when the arguments marked in `tracked` need gradients."""
+        if tracked not in self._kept:
+            reads = set(self._positions(self.first))
+            for needed, positions in zip(tracked, self.reads, strict=False):
+                if needed:
+                    reads |= positions
+            self._kept[tracked] = (1 in reads, [i + 2 in reads for i in range(len(tracked))])
+        return self._kept[tracked]
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        data, parents, has_tensor, tracked = [], [], False, False
+        for a in args:
+            if a.__class__ is Tensor:
+                has_tensor = True
+                node = a.node
+                if node is not None:
+                    tracked = True
+                parents.append(node)
+                data.append(a._data)
+            else:
+                parents.append(None)
+                data.append(a)
+        if has_tensor:
+            for i, a in enumerate(data):
+                if a.__class__ not in _PLAIN:
+                    data[i] = _constant(a)
+        try:
+            z = self.forward(*data, **params)
+        except (ValueError, RuntimeError, IndexError, TypeError) as error:
+            raise _explain(self.name, data, params, error) from error
+        if not has_tensor:
+            return z
+        if not (tracked and _recording):
+            return Tensor.wrap(z, None)
+        keep_z, keep = self.kept(tuple([p is not None for p in parents]))
+        saved = [a if k else None for a, k in zip(data, keep, strict=True)]
+        node = Node(self, parents, saved, params, z if keep_z else None, z.shape, z.dtype)
+        return Tensor.wrap(z, node)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+
+_PLAIN = {np.ndarray, float, int, bool, type(None)}
+
+
+def _constant(a: Any) -> Any:
+    """A constant argument beside a Tensor: NumPy scalars and 0-d arrays promote silently."""
+    if isinstance(a, np.generic):
+        return a.item()
+    backend.refuse_autograd(a)
+    return a
+
+
+def _explain(name: str, data: Sequence[Any], params: dict, error: Exception) -> Exception:
+    """The library's error with the operation, the shapes and what to look at."""
+    if isinstance(error, (GradientError, ShapeError, backend.BackendError)):
+        return error
+    kinds = ", ".join(
+        f"{backend.dtype_name(a.dtype)}{tuple(a.shape)}" if hasattr(a, "shape") else repr(a)[:40]
+        for a in data
+    )
+    kind: type[Exception] = TypeError if isinstance(error, TypeError) else ShapeError
+    options = f" with {params}" if params else ""
+    libraries = {xp(a) for a in data if hasattr(a, "shape")}
+    fix = ""
+    if len(libraries) > 1:
+        fix = ": NumPy arrays and torch tensors are mixed; convert with dl.asarray"
+    return kind(f"{name} cannot take {kinds}{options}{fix} ({str(error).splitlines()[0]})")
+
+
+def op(forward: Callable[..., Array], *rules: Rule | None, name: str, **extra: Any) -> Op:
+    """Make an `Op` (see there) from a function and its derivative rules."""
+    return Op(forward, *rules, name=name, **extra)
+
+
+# --- the walk back --------------------------------------------------------------------------------
+
+
+def grad(
+    output: Tensor,
+    inputs: Sequence[Tensor],
+    cotangent: Any = None,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> list[Any]:
+    """The derivatives of `output` with respect to `inputs`, leaving every `.grad` alone.
+
+    Args:
+        output: a scalar, or any Tensor together with a `cotangent` of its shape.
+        inputs: the Tensors to differentiate by (parameters or computed ones).
+        cotangent: weights of the output's entries; 1 for a scalar.
+        create_graph: record the backward pass, so that the results can be differentiated.
+        retain_graph: keep the activations; by default as `create_graph`.
+
+    Returns:
+        One Tensor per input; zeros where the output does not depend on it.
+    """
+    retain = create_graph if retain_graph is None else retain_graph
+    nodes = []
+    for i, t in enumerate(inputs):
+        if t.__class__ is not Tensor or t.node is None:
+            raise GradientError(f"input {i} does not require grad: make it with requires_grad=True")
+        nodes.append(t.node)
+    found = _walk(output, cotangent, set(nodes), create_graph, retain)
+    results = []
+    for t, node in zip(inputs, nodes, strict=True):
+        g = found.get(node)
+        if g is None:
+            g = xp(t.data).zeros_like(t.data)
+        results.append(g if g.__class__ is Tensor else Tensor.wrap(g, None))
+    return results
+
+
+def _walk(
+    root: Tensor,
+    cotangent: Any,
+    targets: set | None,
+    create_graph: bool,
+    retain_graph: bool,
+) -> dict:
+    """Walk the graph from `root` backwards, in reverse order of creation.
+
+    With `targets` None, leaves accumulate into their own memory; else the cotangents of the
+    target nodes are returned. Without `retain_graph` each node is freed once it is done with.
+    """
+    grads = {root.node: _seed_cotangent(root, cotangent, create_graph)}
+    nodes = _reachable(root.node)
+    found: dict = {}
+    while nodes:
+        node = nodes.pop()
+        g = grads.pop(node, None)
+        if targets is not None and node in targets and g is not None:
+            found[node] = g
+        op = node.op
+        if op is None:
+            if targets is None and g is not None:
+                node.accumulate(g)
+            continue
+        if g is not None:
+            parents, params, z, args = node.parents, node.params, node.z, node.args
+            if create_graph:
+                z = None if z is None else Tensor.wrap(z, node)
+                args = [
+                    a if p is None or a is None else Tensor.wrap(a, p)
+                    for a, p in zip(args, parents, strict=True)
+                ]
+            if op.first is not None:
+                g = op.first(g, z, *args, **params)
+            for i, parent in enumerate(parents):
+                if parent is None:
+                    continue
+                if parent.op is None:
+                    if targets is None:
+                        if parent.stale and parent.grad is not None and i in op.into:
+                            op.into[i](parent.grad, g, z, *args, **params)
+                            parent.stale = False
+                            continue
+                    elif parent not in targets:
+                        continue
+                rule = op.rules[i]
+                if rule is None:
+                    continue
+                d = rule(g, z, *args, **params)
+                if d.shape != parent.shape:
+                    d = unbroadcast(d, parent.shape)
+                if d.dtype is not parent.dtype and d.dtype != parent.dtype:
+                    d = astype(d, parent.dtype)
+                if parent.op is None and targets is None:
+                    parent.accumulate(d)
+                else:
+                    old = grads.get(parent)
+                    grads[parent] = d if old is None else old + d
+        if not retain_graph:
+            node.args = node.z = None
+            node.parents = ()
+    return found
+
+
+def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
+    if root.node is None:
+        raise GradientError(
+            "nothing to differentiate: no parameter (requires_grad=True) went into this Tensor, "
+            "or it was computed inside no_grad()"
+        )
+    if cotangent is None:
+        if root.shape != ():
+            raise GradientError(
+                f"backward needs a scalar, this Tensor has shape {root.shape}: take .sum() or "
+                ".mean(), or pass a cotangent of that shape"
+            )
+        cotangent = xp(root.data).ones_like(root.data)
+    elif cotangent.__class__ is not Tensor:
+        cotangent = backend.like(cotangent, root.data)
+    if tuple(cotangent.shape) != root.shape:
+        raise ShapeError(
+            f"a cotangent of shape {tuple(cotangent.shape)} for a Tensor of shape {root.shape}"
+        )
+    if cotangent.__class__ is Tensor and not create_graph:
+        return cotangent.data
+    if create_graph and cotangent.__class__ is not Tensor:
+        return Tensor.wrap(cotangent, None)
+    return cotangent
+
+
+def _reachable(root: Node | Leaf) -> list:
+    """All nodes under `root`, oldest first; refuses what can no longer be differentiated."""
+    seen, stack = {root}, [root]
+    while stack:
+        node = stack.pop()
+        if node.op is None:
+            continue
+        if node.args is None:
+            raise GradientError(
+                "this graph was already walked and its activations are freed: run the forward "
+                "pass again, or call the first backward with retain_graph=True"
+            )
+        for parent in node.parents:
+            if parent is None:
+                continue
+            if parent.op is None and parent.clock.changed > node.order:
+                raise GradientError(
+                    f"a parameter of shape {tuple(parent.shape)} changed after the forward pass "
+                    f"({node.op.name}) that used it: run the forward pass again after a step"
+                )
+            if parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return sorted(seen, key=attrgetter("order"))
+
+
+# Broadcasting and its undoing are each other's derivative.
+
+
+def _sum_to(g: Array, shape: tuple[int, ...]) -> Array:
+    extra = g.ndim - len(shape)
+    axes = [i for i in range(g.ndim) if i < extra or (shape[i - extra] == 1 != g.shape[i])]
+    return xp(g).reshape(xp(g).sum(g, axis=tuple(axes)), shape) if axes else g
+
+
+_unbroadcast = op(
+    lambda x, shape, source: _sum_to(x, shape),
+    lambda g, z, x, shape, source: _broadcast(g, shape=source, source=shape),
+    name="unbroadcast",
+)
+_broadcast = op(
+    lambda x, shape, source: xp(x).broadcast_to(x, shape),
+    lambda g, z, x, shape, source: _unbroadcast(g, shape=source, source=shape),
+    name="broadcast_to",
+)
+_cast = op(
+    lambda x, dtype, source: xp(x).astype(x, dtype),
+    lambda g, z, x, dtype, source: _cast(g, dtype=source, source=dtype),
+    name="astype",
+)
+
+
+def unbroadcast(x: Any, shape: Sequence[int]) -> Any:
+    """Sum `x` over the axes along which an array of `shape` was repeated."""
+    return _unbroadcast(x, shape=tuple(shape), source=tuple(x.shape))
+
+
+def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
+    """Repeat `x` along new and size-1 axes until it has `shape`."""
+    return _broadcast(x, shape=tuple(shape), source=tuple(x.shape))
+
+
+def astype(x: Any, dtype: Any) -> Any:
+    """`x` in another floating precision; its gradient comes back in its own."""
+    return _cast(x, dtype=dtype, source=x.dtype)
