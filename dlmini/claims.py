@@ -6,12 +6,9 @@ shows one line in the notebook, leaves a machine-readable record in the metadata
 raises `ClaimFailed` when the measurement disagrees. `ledger` gathers the records of all chapters.
 """
 
-import json
 import math
 import re
-import tomllib
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
@@ -41,7 +38,7 @@ def claim(
 
     Three forms, by what is asked of the measurement m:
 
-    - `predicted` with one tolerance: |m − p| ≤ rtol·|p|, or |m − p| ≤ atol, for every pair (m, p);
+    - `predicted` with one tolerance: |m − p| ≤ rtol·|p| or |m − p| ≤ atol, for every pair (m, p);
     - `above` and/or `below`: above < m < below, for every m;
     - `holds`, a truth value that the cell worked out itself, with `shown`, a text with the numbers.
 
@@ -65,12 +62,13 @@ def claim(
     """
     _check_words(id, statement)
     if holds is not None or shown is not None:
-        given = dict(
-            measured=measured, predicted=predicted, rtol=rtol, atol=atol, above=above, below=below
-        )
+        given = {"measured": measured, "predicted": predicted, "rtol": rtol, "atol": atol}
+        given |= {"above": above, "below": below}
         verdict = _Verdict(id, holds, shown, given)
     elif above is not None or below is not None:
-        verdict = _Bounds(id, measured, above, below, dict(predicted=predicted, rtol=rtol, atol=atol))
+        verdict = _Bounds(
+            id, measured, above, below, {"predicted": predicted, "rtol": rtol, "atol": atol}
+        )
     else:
         verdict = _Comparison(id, measured, predicted, rtol, atol)
     record = {"id": id, "statement": statement, "holds": verdict.holds} | verdict.record()
@@ -79,7 +77,7 @@ def claim(
         raise ClaimFailed(f"{id} does not hold: {statement}\n{verdict.complaint()}")
 
 
-# --- the three forms ---------------------------------------------------------------------------
+# --- the three forms --------------------------------------------------------------------------
 
 
 class _Comparison:
@@ -89,7 +87,8 @@ class _Comparison:
         if measured is None or predicted is None:
             missing = "measured" if measured is None else "predicted"
             raise TypeError(
-                f"claim {id!r}: {missing} is missing; give measured and predicted with rtol or atol, "
+                f"claim {id!r}: {missing} is missing; "
+                "give measured and predicted with rtol or atol, "
                 "or measured with above or below, or holds with shown"
             )
         if (rtol is None) == (atol is None):
@@ -103,11 +102,17 @@ class _Comparison:
             )
         self.paired = self.p.size > 1
         self.relative = rtol is not None
-        self.tol = _positive(id, "rtol" if self.relative else "atol", rtol if self.relative else atol)
+        self.tol = _positive(
+            id, "rtol" if self.relative else "atol", rtol if self.relative else atol
+        )
         if not np.isfinite(self.p).all():
-            raise ValueError(f"claim {id!r}: predicted contains {_first_bad(self.p)}; a prediction is finite")
+            raise ValueError(
+                f"claim {id!r}: predicted contains {_first_bad(self.p)}; a prediction is finite"
+            )
         if self.relative and (self.p == 0).any():
-            raise ValueError(f"claim {id!r}: predicted contains 0, where rtol has no meaning; use atol")
+            raise ValueError(
+                f"claim {id!r}: predicted contains 0, where rtol has no meaning; use atol"
+            )
         with np.errstate(all="ignore"):
             p = np.broadcast_to(self.p, self.m.shape)
             self.gap = self.m / p - 1 if self.relative else self.m - p
@@ -141,12 +146,20 @@ class _Comparison:
             }
         compared = "|measured/predicted − 1|" if self.relative else "|measured − predicted|"
         worst = np.abs(self.gap).max()
-        return {"compared": compared, "shown": f"at most {_num(worst, 2)}", "asked": f"≤ {_num(self.tol)}"}
+        return {
+            "compared": compared,
+            "shown": f"at most {_num(worst, 2)}",
+            "asked": f"≤ {_num(self.tol)}",
+        }
 
     def complaint(self):
         worst = _worst(np.abs(self.gap))
         m, p = self.m.flat[worst], np.broadcast_to(self.p, self.m.shape).flat[worst]
-        gap = f"measured/predicted = {_num(m / p, 6)}" if self.relative else f"difference {_num(m - p, 6)}"
+        gap = (
+            f"measured/predicted = {_num(m / p, 6)}"
+            if self.relative
+            else f"difference {_num(m - p, 6)}"
+        )
         asked = f"1 ± {_num(self.tol)}" if self.relative else f"± {_num(self.tol)}"
         return (
             f"measured {_num(m, 6)}, predicted {_num(p, 6)}: {gap}, asked {asked}"
@@ -160,15 +173,20 @@ class _Bounds:
     def __init__(self, id, measured, above, below, foreign):
         for name, value in foreign.items():
             if value is not None:
-                raise TypeError(f"claim {id!r}: above/below cannot be combined with {name}; drop one of them")
+                raise TypeError(
+                    f"claim {id!r}: above/below cannot be combined with {name}; drop one of them"
+                )
         if measured is None:
-            raise TypeError(f"claim {id!r}: measured is missing; above and below bound a measurement")
+            raise TypeError(
+                f"claim {id!r}: measured is missing; above and below bound a measurement"
+            )
         self.m = _array(id, "measured", measured)
         self.above = None if above is None else _number(id, "above", above)
         self.below = None if below is None else _number(id, "below", below)
         if None not in (self.above, self.below) and self.above >= self.below:
             raise ValueError(
-                f"claim {id!r}: above={_num(self.above)} is not smaller than below={_num(self.below)}; "
+                f"claim {id!r}: above={_num(self.above)} is not smaller than "
+                f"below={_num(self.below)}; "
                 "the claim asks above < measured < below"
             )
         lower = -math.inf if self.above is None else self.above
@@ -200,7 +218,8 @@ class _Bounds:
         upper = math.inf if self.below is None else self.below
         with np.errstate(all="ignore"):
             worst = _worst(np.maximum(lower - self.m, self.m - upper))
-        return f"measured {_num(self.m.flat[worst], 6)}, asked {self._asked()}{_where(self.miss, worst)}"
+        m = _num(self.m.flat[worst], 6)
+        return f"measured {m}, asked {self._asked()}{_where(self.miss, worst)}"
 
 
 class _Verdict:
@@ -209,11 +228,16 @@ class _Verdict:
     def __init__(self, id, holds, shown, foreign):
         for name, value in foreign.items():
             if value is not None:
-                raise TypeError(f"claim {id!r}: holds/shown cannot be combined with {name}; drop one of them")
+                raise TypeError(
+                    f"claim {id!r}: holds/shown cannot be combined with {name}; drop one of them"
+                )
         if getattr(holds, "shape", None) == () and "bool" in str(getattr(holds, "dtype", "")):
             holds = bool(holds)
         if not isinstance(holds, bool):
-            raise TypeError(f"claim {id!r}: holds must be True or False, not {_brief(holds)}; reduce it with all()")
+            raise TypeError(
+                f"claim {id!r}: holds must be True or False, not {_brief(holds)}; "
+                "reduce it with all()"
+            )
         if not isinstance(shown, str) or not shown.strip():
             raise TypeError(
                 f"claim {id!r}: shown must be a text with the numbers measured, not {_brief(shown)}"
@@ -236,7 +260,7 @@ class _Verdict:
         return f"measured: {self.shown}"
 
 
-# --- input ---------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------
 
 
 def _check_words(id, statement):
@@ -246,13 +270,17 @@ def _check_words(id, statement):
             "hyphens, such as 'gd-threshold')"
         )
     if not isinstance(statement, str) or not statement.strip():
-        raise ValueError(f"claim {id!r}: statement must say in words what is claimed, not {_brief(statement)}")
+        raise ValueError(
+            f"claim {id!r}: statement must say in words what is claimed, not {_brief(statement)}"
+        )
     _check_line(id, "statement", statement)
 
 
 def _check_line(id, name, text):
     if "\n" in text or " · " in text:
-        raise ValueError(f"claim {id!r}: {name} must be one line without ' · ', which separates its parts")
+        raise ValueError(
+            f"claim {id!r}: {name} must be one line without ' · ', which separates its parts"
+        )
 
 
 def _plain(value):
@@ -274,9 +302,13 @@ def _array(id, name, value):
     try:
         array = np.asarray(_plain(value))
     except ValueError as error:
-        raise ValueError(f"claim {id!r}: {name} is ragged; give a number or a regular array of numbers") from error
+        raise ValueError(
+            f"claim {id!r}: {name} is ragged; give a number or a regular array of numbers"
+        ) from error
     if array.size == 0:
-        raise ValueError(f"claim {id!r}: {name} is empty (shape {array.shape}); a claim needs a measurement")
+        raise ValueError(
+            f"claim {id!r}: {name} is empty (shape {array.shape}); a claim needs a measurement"
+        )
     if array.dtype.kind not in "iuf":
         raise TypeError(
             f"claim {id!r}: {name} must be real numbers, not {_brief(value)} (dtype {array.dtype})"
@@ -295,7 +327,10 @@ def _number(id, name, value):
 def _positive(id, name, value):
     number = _number(id, name, value)
     if number <= 0:
-        raise ValueError(f"claim {id!r}: {name} must be positive, not {_num(number)}; for equality give a small one")
+        raise ValueError(
+            f"claim {id!r}: {name} must be positive, not {_num(number)}; "
+            "for equality give a small one"
+        )
     return number
 
 
@@ -308,7 +343,7 @@ def _first_bad(array):
     return _num(array[~np.isfinite(array)].flat[0])
 
 
-# --- numbers as text -----------------------------------------------------------------------------
+# --- numbers as text --------------------------------------------------------------------------
 
 
 def _round(x):
@@ -325,10 +360,15 @@ def _summary(array):
     return {k: _round(v) for k, v in stats.items()}
 
 
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def _num(x, digits=4):
-    text = f"{float(x):.{digits}g}"
-    text = re.sub(r"e([+-])0*(\d)", lambda m: "e" + m[1].replace("+", "") + m[2], text)
-    return text.replace("-", "−").replace("inf", "∞").replace("nan", "NaN")
+    mantissa, _, exponent = f"{float(x):.{digits}g}".partition("e")
+    if exponent:
+        power = f"10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+        mantissa = power if mantissa == "1" else f"{mantissa}×{power}"
+    return mantissa.replace("-", "−").replace("inf", "∞").replace("nan", "NaN")
 
 
 def _resolution(tol):
@@ -346,8 +386,7 @@ def _range(array, decimals=None):
         return f"{x:.{decimals}f}".replace("-", "−")
 
     ends = list(dict.fromkeys([text(low), text(high)]))
-    joined = (" to " if any("−" in e for e in ends) else "–").join(ends)
-    return joined
+    return (" to " if any("−" in e for e in ends) else "–").join(ends)
 
 
 def _worst(badness):
@@ -359,7 +398,7 @@ def _where(miss, worst):
     return "" if n == 1 else f" (the worst of {n}, at index {worst}; {int(miss.sum())} of {n} miss)"
 
 
-# --- display -------------------------------------------------------------------------------------
+# --- display ----------------------------------------------------------------------------------
 
 LINE_STYLE = (
     "margin:.35em 0;padding:.45em .75em;border-left:4px solid {hue};border-radius:0 6px 6px 0;"
@@ -389,23 +428,25 @@ def _text(record):
 
 def _html(record):
     good = record["holds"]
-    mark = f'<span role="img" aria-label="{"holds" if good else "does not hold"}">{"✓" if good else "✗"}</span>'
+    sign, word = ("✓", "holds") if good else ("✗", "does not hold")
     return (
         f'<div class="dl-claim" id="claim-{record["id"]}" style="'
         f'{LINE_STYLE.format(hue="#009e73" if good else "#d55e00")}">'
-        f"{mark} <strong>{record['id']}</strong> · {escape(record['statement'])} · "
+        f'<span role="img" aria-label="{word}">{sign}</span> <strong>{record["id"]}</strong> · '
+        f"{escape(record['statement'])} · "
         f'<span style="opacity:.85">{escape(record["compared"])} '
-        f'<span class="dl-measured">{escape(record["shown"])}</span>{_count(record)}{escape(_asked(record))}</span></div>'
+        f'<span class="dl-measured">{escape(record["shown"])}</span>'
+        f"{_count(record)}{escape(_asked(record))}</span></div>"
     )
 
 
 def _display(record):
     text = _text(record)
-    if not show(text, _html(record), {"dlmini": record}):
+    if not show_line(text, _html(record), {"dlmini": record}):
         print(text)
 
 
-def show(text: str, html: str, metadata: dict | None = None) -> bool:
+def show_line(text: str, html: str, metadata: dict | None = None) -> bool:
     """Show a pair of plain text and HTML in a running notebook; False where there is none."""
     try:
         from IPython import get_ipython

@@ -1,6 +1,6 @@
 """Exercises: `check` an answer offline and name the likely mistake instead of only failing.
 
-The checkers of a chapter live in a module of this package, imported when its first exercise is checked:
+The checkers of a chapter live in a module of this package, imported when one of them is needed:
 
     @exercise("gd-1")
     def _(answer):
@@ -8,7 +8,7 @@ The checkers of a chapter live in a module of this package, imported when its fi
         if close(eta, 1 / 10):
             raise Wrong("that is 1/λmax; descent still converges at twice that step")
         if not close(eta, 2 / 10):
-            raise Wrong("the largest stable step solves |1 − ηλ| = 1 along the steepest direction")
+            raise Wrong("the longest stable step solves |1 − ηλ| = 1 in the steepest direction")
         return "η = 2/λmax"
 """
 
@@ -26,9 +26,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ..claims import LINE_STYLE, _brief, _plain, show
+from ..claims import LINE_STYLE, _brief, _plain, show_line
 
-__all__ = ["Result", "Wrong", "check", "close", "exercise", "expect_array", "expect_number", "grade"]
+__all__ = [
+    "Result",
+    "Wrong",
+    "check",
+    "close",
+    "exercise",
+    "expect_array",
+    "expect_number",
+    "grade",
+]
 
 CHAPTERS = {
     "gd": "gradient_descent",
@@ -57,7 +66,7 @@ class _Untouched(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """The verdict on an answer: "correct", "wrong" or "not attempted", and what to tell the reader."""
+    """A verdict: status "correct", "wrong" or "not attempted", and what to tell the reader."""
 
     status: str
     message: str
@@ -69,7 +78,9 @@ def exercise(id: str) -> Callable:
     def register(checker):
         known = _checkers.get(id)
         if known is not None and known.__module__ != checker.__module__:
-            raise ValueError(f"exercise {id!r} has a checker in {known.__module__} already; choose another id")
+            raise ValueError(
+                f"exercise {id!r} has a checker in {known.__module__} already; choose another id"
+            )
         _checkers[id] = checker
         return checker
 
@@ -91,7 +102,7 @@ def check(id: str, answer=...) -> None:
         f'<span aria-hidden="true">{mark}</span> <strong>{id} · {word}</strong>: '
         f'<span style="white-space:pre-line">{escape(result.message)}</span></div>'
     )
-    if not show(text, html):
+    if not show_line(text, html):
         print(text)
 
 
@@ -125,11 +136,11 @@ def ids(prefix: str) -> list[str]:
     return sorted(mine, key=lambda id: [(len(part), part) for part in id.split("-")])
 
 
-# --- for checkers ----------------------------------------------------------------------------------
+# --- for checkers -----------------------------------------------------------------------------
 
 
 def close(a, b, rtol: float = 1e-4, atol: float = 0.0) -> bool:
-    """Whether two numbers or arrays have one shape and agree; NaN and infinity agree with nothing."""
+    """Whether two numbers or arrays have one shape and agree; NaN and ∞ agree with nothing."""
     a, b = np.asarray(_plain(a), dtype=float), np.asarray(_plain(b), dtype=float)
     same = a.shape == b.shape and np.isfinite(a).all() and np.isfinite(b).all()
     return bool(same and (np.abs(a - b) <= atol + rtol * np.abs(b)).all())
@@ -139,17 +150,23 @@ def expect_number(answer, name: str = "the answer") -> float:
     """The answer as a float, or a diagnosis of why it is not a finite number."""
     array = _numbers(answer, name, "a number")
     if array.size != 1:
-        raise Wrong(f"{name} should be one number, but has shape {array.shape}; is a sum or mean missing?")
+        raise Wrong(
+            f"{name} should be one number, but has shape {array.shape}; is a sum or mean missing?"
+        )
     return float(array.flat[0])
 
 
 def expect_array(answer, shape: tuple | None = None, name: str = "the answer") -> np.ndarray:
-    """The answer as a float64 array of the given shape (None in it fits any length), or a diagnosis."""
+    """The answer as a float array of the shape (None in it fits any length), or a diagnosis."""
     array = _numbers(answer, name, "an array")
     if shape is not None:
-        fits = len(shape) == array.ndim and all(s in (None, t) for s, t in zip(shape, array.shape))
+        fits = len(shape) == array.ndim and all(
+            s in (None, t) for s, t in zip(shape, array.shape, strict=True)
+        )
         if not fits:
-            hint = "; it is transposed" if array.shape == tuple(shape)[::-1] and len(shape) > 1 else ""
+            hint = (
+                "; it is transposed" if array.shape == tuple(shape)[::-1] and len(shape) > 1 else ""
+            )
             wanted = str(tuple(shape)).replace("None", "any")
             raise Wrong(f"{name} has shape {array.shape}, but should have {wanted}{hint}")
     return array
@@ -163,16 +180,21 @@ def _numbers(answer, name, wanted):
     except ValueError:
         raise Wrong(f"{name} should be {wanted}, but its rows have different lengths") from None
     if array.dtype.kind not in "iuf":
-        raise Wrong(f"{name} should be {wanted}, but is {_brief(answer)} of type {type(answer).__name__}")
+        raise Wrong(
+            f"{name} should be {wanted}, but is {_brief(answer)} of type {type(answer).__name__}"
+        )
     array = array.astype(float)
     if np.isnan(array).any():
-        raise Wrong(f"{name} contains NaN: look for 0/0, the logarithm of a negative number, or a run that diverged")
+        raise Wrong(
+            f"{name} contains NaN: look for 0/0, the logarithm of a negative number, or a run "
+            "that diverged"
+        )
     if np.isinf(array).any():
         raise Wrong(f"{name} is infinite: look for a division by zero, or a run that diverged")
     return array
 
 
-# --- finding checkers ------------------------------------------------------------------------------
+# --- finding checkers -------------------------------------------------------------------------
 
 
 def _load(prefix):
@@ -186,17 +208,22 @@ def _load(prefix):
 
 def _find(id):
     if not isinstance(id, str):
-        raise TypeError(f"the first argument is the exercise's id, such as 'gd-1', not {_brief(id)}")
+        raise TypeError(
+            f"the first argument is the exercise's id, such as 'gd-1', not {_brief(id)}"
+        )
     prefix = id.split("-")[0]
     if id not in _checkers and not _load(prefix):
         written = [p for p in CHAPTERS if _load(p)]
-        raise ValueError(f"there is no exercise {id!r}; chapters with exercises: {', '.join(written) or 'none yet'}")
+        raise ValueError(
+            f"there is no exercise {id!r}; chapters with exercises: "
+            f"{', '.join(written) or 'none yet'}"
+        )
     if id not in _checkers:
         raise ValueError(f"there is no exercise {id!r}; this chapter has {', '.join(ids(prefix))}")
     return _checkers[id]
 
 
-# --- stubs -----------------------------------------------------------------------------------------
+# --- stubs ------------------------------------------------------------------------------------
 
 _NOT_ATTEMPTED = Result("not attempted", "replace the ... in this cell and run it again")
 
@@ -206,13 +233,24 @@ def _is_stub(answer):
     if answer is None or answer is ...:
         return True
     if isinstance(answer, list | tuple):
-        return any(item is ... for item in answer) or (bool(answer) and all(item is None for item in answer))
+        return any(item is ... for item in answer) or (
+            bool(answer) and all(item is None for item in answer)
+        )
     if isinstance(answer, dict):
         return _is_stub(list(answer.values())) if answer else False
     return isinstance(answer, types.FunctionType) and _is_empty(answer.__code__)
 
 
-_NOTHING = {"RESUME", "NOP", "POP_TOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE", "COPY_FREE_VARS", "MAKE_CELL"}
+_NOTHING = {
+    "RESUME",
+    "NOP",
+    "POP_TOP",
+    "LOAD_CONST",
+    "RETURN_CONST",
+    "RETURN_VALUE",
+    "COPY_FREE_VARS",
+    "MAKE_CELL",
+}
 
 
 def _is_empty(code):
@@ -244,7 +282,7 @@ def _watch(answer):
     return watched
 
 
-# --- crashes ---------------------------------------------------------------------------------------
+# --- crashes ----------------------------------------------------------------------------------
 
 
 def _explain_crash(error, answer):
@@ -265,7 +303,7 @@ def _explain_crash(error, answer):
     return f"your code raised {what}\n{where}{quoted}"
 
 
-# --- look ------------------------------------------------------------------------------------------
+# --- look -------------------------------------------------------------------------------------
 
 _LOOKS = {
     "correct": ("✓", "#009e73", "correct"),
