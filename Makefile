@@ -18,7 +18,7 @@ FULL := .venv
 SLIM := $(if $(wildcard $(FULL)/.installed),$(FULL),.venv-book)
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PYTEST := $(FULL)/bin/python -m pytest
-JB := -m jupyter_book build . -W -n --keep-going --quiet
+JB := build . -W -n --keep-going --quiet
 export PYTHONUTF8 := 1
 export TQDM_DISABLE := 1
 
@@ -26,7 +26,7 @@ export TQDM_DISABLE := 1
 .NOTPARALLEL:
 
 book: $(SLIM)/.installed
-	@$(SLIM)/bin/python $(JB)
+	@$(SLIM)/bin/jupyter-book $(JB)
 	@echo "The book is built: open $(CURDIR)/$(SITE)/index.html, or run make serve."
 
 serve: book
@@ -49,7 +49,7 @@ chapters: $(FULL)/.ready
 	$(PYTEST) --nbval --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadscope chapters
 
 site: $(FULL)/.ready
-	$(FULL)/bin/python $(JB)
+	$(FULL)/bin/jupyter-book $(JB)
 	$(PYTEST) tests/test_site.py
 
 notebooks: $(FULL)/.ready
