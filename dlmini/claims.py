@@ -64,7 +64,7 @@ def claim(
     if holds is not None or shown is not None:
         given = {"measured": measured, "predicted": predicted, "rtol": rtol, "atol": atol}
         given |= {"above": above, "below": below}
-        verdict = _Verdict(id, holds, shown, given)
+        verdict: _Verdict | _Bounds | _Comparison = _Verdict(id, holds, shown, given)
     elif above is not None or below is not None:
         verdict = _Bounds(
             id, measured, above, below, {"predicted": predicted, "rtol": rtol, "atol": atol}
@@ -181,43 +181,38 @@ class _Bounds:
                 f"claim {id!r}: measured is missing; above and below bound a measurement"
             )
         self.m = _array(id, "measured", measured)
-        self.above = None if above is None else _number(id, "above", above)
-        self.below = None if below is None else _number(id, "below", below)
-        if None not in (self.above, self.below) and self.above >= self.below:
+        self.lower = -math.inf if above is None else _number(id, "above", above)
+        self.upper = math.inf if below is None else _number(id, "below", below)
+        if self.lower >= self.upper:
             raise ValueError(
-                f"claim {id!r}: above={_num(self.above)} is not smaller than "
-                f"below={_num(self.below)}; "
-                "the claim asks above < measured < below"
+                f"claim {id!r}: above={_num(self.lower)} is not smaller than "
+                f"below={_num(self.upper)}; the claim asks above < measured < below"
             )
-        lower = -math.inf if self.above is None else self.above
-        upper = math.inf if self.below is None else self.below
-        self.miss = ~((self.m > lower) & (self.m < upper) & np.isfinite(self.m))
+        self.miss = ~((self.m > self.lower) & (self.m < self.upper) & np.isfinite(self.m))
         self.holds = not bool(self.miss.any())
 
     def _asked(self):
-        if self.above is None:
-            return f"< {_num(self.below)}"
-        if self.below is None:
-            return f"> {_num(self.above)}"
-        return f"between {_num(self.above)} and {_num(self.below)}"
+        if self.lower == -math.inf:
+            return f"< {_num(self.upper)}"
+        if self.upper == math.inf:
+            return f"> {_num(self.lower)}"
+        return f"between {_num(self.lower)} and {_num(self.upper)}"
 
     def record(self):
-        limits = {"above": self.above, "below": self.below}
+        limits = {"above": self.lower, "below": self.upper}
         return {
             "measured": _summary(self.m),
             "predicted": None,
             "n": int(self.m.size),
-            "tolerance": {k: _round(v) for k, v in limits.items() if v is not None},
+            "tolerance": {k: _round(v) for k, v in limits.items() if math.isfinite(v)},
             "compared": "measured",
             "shown": _range(self.m),
             "asked": self._asked(),
         }
 
     def complaint(self):
-        lower = -math.inf if self.above is None else self.above
-        upper = math.inf if self.below is None else self.below
         with np.errstate(all="ignore"):
-            worst = _worst(np.maximum(lower - self.m, self.m - upper))
+            worst = _worst(np.maximum(self.lower - self.m, self.m - self.upper))
         m = _num(self.m.flat[worst], 6)
         return f"measured {m}, asked {self._asked()}{_where(self.miss, worst)}"
 

@@ -21,8 +21,8 @@ __all__ = [
     "style",
 ]
 
-# One meaning, one colour, throughout the book. Blue and vermilion are Okabe and Ito's; the others are
-# placed so that all optimizers stay apart for red- and green-blind readers, at 3:1 on white or more.
+# One meaning, one colour, throughout the book. Blue and vermilion are Okabe and Ito's; the others
+# are placed so that red- and green-blind readers can tell optimizers apart, at 3:1 on white or more.
 _BLUE, _RED, _INK, _GREY = "#0072b2", "#d55e00", "#222222", "#767676"
 COLORS = {
     "theory": _INK,

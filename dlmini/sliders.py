@@ -81,7 +81,8 @@ def explore(
     start = _keyed("start", start, values)
     sizes = {k: len(v) for k, v in values.items()}
     first = {k: _position(k, values[k], start.get(k)) for k in values}
-    pictures, captions, places = [], [], []
+    pictures, captions = [], []
+    places: list = []
     for state in itertools.product(*values.values()):
         chosen = dict(zip(values, state, strict=True))
         pictures.append(_svg(figure_function, chosen, places))
@@ -222,9 +223,10 @@ def _tenth(match):
 
 def _pack(pictures):
     """Distinct lines of all pictures, and each picture as runs [first, count, …] into them."""
-    table, runs = {}, []
+    table: dict[str, int] = {}
+    runs = []
     for picture in pictures:
-        run = []
+        run: list[int] = []
         for line in picture:
             i = table.setdefault(line, len(table))
             if run and run[-2] + run[-1] == i:
@@ -337,6 +339,8 @@ def live(
             "live sliders need ipywidgets: pip install ipywidgets, then restart the kernel; "
             "dl.plot.explore works without it"
         ) from error
+    if not isinstance(alt, str) or not alt.strip():
+        raise TypeError(f"live: alt must be a text that says what is shown, not {_brief(alt)}")
     if not ranges:
         raise TypeError("live has no slider; pass a range by name, such as lr=(0.01, 1)")
     labels, start = _keyed("labels", labels, ranges), _keyed("start", start, ranges)

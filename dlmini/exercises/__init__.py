@@ -291,16 +291,13 @@ def _explain_crash(error, answer):
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(answer, "__code__", None)
-    mine = [f for f in frames if code is not None and f.filename == code.co_filename]
-    mine = [f for f in mine if not f.filename.startswith(package)]
-    if not mine:
+    mine = [f for f in frames if code and f.filename == code.co_filename]
+    if code is None or not mine or mine[-1].filename.startswith(package):
         return f"the check cannot use {_brief(answer)} of type {type(answer).__name__} ({what})"
-    frame = mine[-1]
-    line = (frame.line or linecache.getline(frame.filename, frame.lineno)).strip()
-    first = code.co_firstlineno if code.co_name == frame.name else None
-    where = f"in {frame.name}" + (f", line {frame.lineno - first + 1} of it" if first else "")
-    quoted = f": {line}" if line else ""
-    return f"your code raised {what}\n{where}{quoted}"
+    frame, line = mine[-1], mine[-1].lineno or 0
+    source = (frame.line or linecache.getline(frame.filename, line)).strip()
+    where = f", line {line - code.co_firstlineno + 1} of it" if code.co_name == frame.name else ""
+    return f"your code raised {what}\nin {frame.name}{where}{': ' if source else ''}{source}"
 
 
 # --- look -------------------------------------------------------------------------------------
