@@ -26,7 +26,7 @@ export TQDM_DISABLE := 1
 .NOTPARALLEL:
 
 book: $(SLIM)/.installed
-	@$(SLIM)/bin/jupyter-book $(JB)
+	@$(SLIM)/bin/jupyter-book $(JB) >/dev/null
 	@echo "The book is built: open $(CURDIR)/$(SITE)/index.html, or run make serve."
 
 serve: book
@@ -49,7 +49,7 @@ chapters: $(FULL)/.ready
 	$(PYTEST) --nbval --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadscope chapters
 
 site: $(FULL)/.ready
-	$(FULL)/bin/jupyter-book $(JB)
+	$(FULL)/bin/jupyter-book $(JB) >/dev/null
 	$(PYTEST) tests/test_site.py
 
 notebooks: $(FULL)/.ready

@@ -1,0 +1,197 @@
+"""The house holds together: one set of dependencies, pinned actions, no traces of a machine, imports that run downwards."""
+
+import ast
+import re
+import shutil
+import subprocess
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+# A file of dlmini may import only from files listed before it. testing.py stands at the side.
+ORDER = """
+    backend tensor ops functional flat nn optim regularize curvature descent train distributed data
+    claims sliders plot exercises
+""".split()
+TESTING_MAY_IMPORT = {"backend", "tensor", "ops"}
+
+
+def requirements(*extras: str) -> dict[str, Requirement]:
+    """The core dependencies and those of the extras, by name, with references to other extras resolved."""
+    lines = list(PROJECT["dependencies"])
+    todo = list(extras)
+    while todo:
+        for line in EXTRAS[todo.pop()]:
+            requirement = Requirement(line)
+            if requirement.name == PROJECT["name"]:
+                todo += requirement.extras
+            else:
+                lines.append(line)
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+
+
+def constraints() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    for pin in pins:
+        assert re.fullmatch(r"==[^*,]+", str(pin.specifier)), f"{pin} is not an exact version"
+    return {canonicalize_name(pin.name): Version(str(pin.specifier)[2:]) for pin in pins}
+
+
+def tracked_files() -> list[Path]:
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: there is no list of tracked files")
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def test_conda_users_get_the_same_set_as_pip_users():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    conda = {
+        canonicalize_name(r.name).replace("pytorch", "torch"): r.specifier
+        for r in (
+            Requirement(line) for line in environment["dependencies"] if isinstance(line, str)
+        )
+    }
+    assert conda.pop("python") == Requirement("python" + PROJECT["requires-python"]).specifier
+    assert "pip" in conda
+    del conda["pip"]
+    assert conda == {name: r.specifier for name, r in requirements("lab", "torch").items()}
+    assert environment["dependencies"][-1] == {"pip": ["--editable ."]}
+
+
+def test_core_dependencies_are_numpy_and_matplotlib_only():
+    assert set(requirements()) == {"numpy", "matplotlib"}
+
+
+def test_the_site_needs_neither_torch_nor_scikit_learn():
+    names = {canonicalize_name(Requirement(line).name) for line in EXTRAS["book"]}
+    assert not names & {"torch", "scikit-learn", "numpy", "jupyterlab"}
+
+
+def test_exact_versions_lie_within_the_ranges():
+    pins = constraints()
+    for name, requirement in requirements(*EXTRAS).items():
+        assert name in pins, f"constraints.txt has no exact version of {name}"
+        assert pins[name] in requirement.specifier, f"{name} {pins[name]} is not in {requirement}"
+
+
+def test_exact_versions_cover_everything_that_comes_along():
+    pins = constraints()
+    direct = requirements(*(extra for extra in EXTRAS if extra != "torch"))
+    todo, seen = list(direct.values()), set()
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, tuple(requirement.extras)) in seen:
+            continue
+        seen.add((name, tuple(requirement.extras)))
+        try:
+            installed = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if name in direct and Version(installed.version) != pins[name]:
+            pytest.skip(
+                f"this environment has {name} {installed.version}, not the pinned {pins[name]}"
+            )
+        for line in installed.requires or []:
+            needed = Requirement(line)
+            extras = requirement.extras or {""}
+            if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in extras):
+                todo.append(needed)
+    missing = {name for name, _ in seen} - pins.keys()
+    assert not missing, f"constraints.txt has no exact version of {sorted(missing)}"
+
+
+@pytest.mark.parametrize("target", ["book", "serve", "test", "notebooks", "clean"])
+def test_makefile_has(target):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert re.search(rf"^\.PHONY:.*\b{target}\b", makefile, re.MULTILINE)
+
+
+def test_no_file_mentions_a_machine_or_a_package_index():
+    hosts = [
+        "pypi" + ".org",
+        "python" + "hosted.org",
+        "download." + "pytorch.org",
+        "anaconda" + ".org",
+        "npmjs" + ".org",
+    ]
+    paths = ["/" + folder + "/" for folder in ("home", "Users", "root", "work")]
+    forbidden = re.compile(
+        "|".join([*map(re.escape, hosts), *(rf"(?<![\w.}}])/?{p}\w" for p in paths)])
+    )
+    found = []
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in forbidden.finditer(text)]
+    assert not found, "\n".join(found)
+
+
+def test_actions_are_pinned_by_commit_with_the_version_beside():
+    workflows = list((ROOT / ".github/workflows").glob("*.yml"))
+    assert workflows
+    for path in workflows:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "uses:" in line:
+                assert re.search(r"uses: [\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), (
+                    f"{path.name}: {line}"
+                )
+
+
+def test_workflows_cover_the_python_versions_that_are_promised():
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    tested = ci["jobs"]["test"]["strategy"]["matrix"]["python"]
+    promised = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    assert tested == promised
+
+
+def imports_of(path: Path) -> set[str]:
+    """The dlmini files that a file imports, by name, wherever in it the import stands."""
+    package = ("dlmini", *path.relative_to(ROOT / "dlmini").with_suffix("").parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {(*module, alias.name) for alias in node.names}
+    return {names[1] for names in found if names[0] == "dlmini" and len(names) > 1}
+
+
+def test_imports_run_downwards():
+    wrong = []
+    for path in sorted((ROOT / "dlmini").rglob("*.py")):
+        name = path.relative_to(ROOT / "dlmini").with_suffix("").parts[0]
+        if name in ("__init__", "__main__"):
+            continue
+        if name == "testing":
+            allowed = TESTING_MAY_IMPORT
+        else:
+            assert name in ORDER, f"dlmini/{name}.py has no place in ORDER"
+            allowed = {*ORDER[: ORDER.index(name)]}
+            if path.parent.name == name:
+                allowed.add(name)
+        files = {p.stem for p in (ROOT / "dlmini").iterdir() if p.suffix == ".py" or p.is_dir()}
+        wrong += [
+            f"{name} imports {other}"
+            for other in sorted(imports_of(path) & files - allowed - {"__init__"})
+        ]
+    assert not wrong, "\n".join(wrong)
