@@ -3,16 +3,18 @@
     claim("gd-threshold", "descent diverges beyond 2/λmax", measured, predicted, rtol=0.01)
 
 shows one line in the notebook, leaves a machine-readable record in the metadata of that output, and
-raises `ClaimFailed` when the measurement disagrees. `ledger` gathers the records of all chapters.
+raises `ClaimFailed` when the measurement disagrees. `ledger()` gathers the records of all chapters.
 """
 
 import math
 import re
-from html import escape
 
 import numpy as np
 
-__all__ = ["ClaimFailed", "claim"]
+from .ledger import as_html, as_text, ledger, owed, records
+from .report import brief, num, plain, show_line
+
+__all__ = ["ClaimFailed", "claim", "ledger", "owed", "records"]
 
 IDENTIFIER = re.compile(r"^[a-z]+-[a-z0-9-]+$")
 
@@ -72,7 +74,7 @@ def claim(
     else:
         verdict = _Comparison(id, measured, predicted, rtol, atol)
     record = {"id": id, "statement": statement, "holds": verdict.holds} | verdict.record()
-    _display(record)
+    show_line(as_text(record), as_html(record), {"dlmini": record})
     if not verdict.holds:
         raise ClaimFailed(f"{id} does not hold: {statement}\n{verdict.complaint()}")
 
@@ -130,39 +132,39 @@ class _Comparison:
 
     def _words(self):
         if not self.paired:
-            spread = f"{_num(100 * self.tol)} %" if self.relative else _num(self.tol)
+            spread = f"{num(100 * self.tol)} %" if self.relative else num(self.tol)
             one = _resolution(self.tol * abs(self.p.flat[0]) if self.relative else self.tol)
             return {
                 "compared": "measured",
                 "shown": _range(self.m, one),
-                "asked": f"{_num(self.p.flat[0])} ± {spread}",
+                "asked": f"{num(self.p.flat[0])} ± {spread}",
             }
         if self.relative and self.tol >= 1e-4:
             shown = _range(self.gap + 1, _resolution(self.tol))
             return {
                 "compared": "measured/predicted",
                 "shown": shown,
-                "asked": f"1 ± {_num(self.tol)}",
+                "asked": f"1 ± {num(self.tol)}",
             }
         compared = "|measured/predicted − 1|" if self.relative else "|measured − predicted|"
         worst = np.abs(self.gap).max()
         return {
             "compared": compared,
-            "shown": f"at most {_num(worst, 2)}",
-            "asked": f"≤ {_num(self.tol)}",
+            "shown": f"at most {num(worst, 2)}",
+            "asked": f"≤ {num(self.tol)}",
         }
 
     def complaint(self):
         worst = _worst(np.abs(self.gap))
         m, p = self.m.flat[worst], np.broadcast_to(self.p, self.m.shape).flat[worst]
         gap = (
-            f"measured/predicted = {_num(m / p, 6)}"
+            f"measured/predicted = {num(m / p, 6)}"
             if self.relative
-            else f"difference {_num(m - p, 6)}"
+            else f"difference {num(m - p, 6)}"
         )
-        asked = f"1 ± {_num(self.tol)}" if self.relative else f"± {_num(self.tol)}"
+        asked = f"1 ± {num(self.tol)}" if self.relative else f"± {num(self.tol)}"
         return (
-            f"measured {_num(m, 6)}, predicted {_num(p, 6)}: {gap}, asked {asked}"
+            f"measured {num(m, 6)}, predicted {num(p, 6)}: {gap}, asked {asked}"
             f"{_where(self.miss, worst)}"
         )
 
@@ -185,18 +187,18 @@ class _Bounds:
         self.upper = math.inf if below is None else _number(id, "below", below)
         if self.lower >= self.upper:
             raise ValueError(
-                f"claim {id!r}: above={_num(self.lower)} is not smaller than "
-                f"below={_num(self.upper)}; the claim asks above < measured < below"
+                f"claim {id!r}: above={num(self.lower)} is not smaller than "
+                f"below={num(self.upper)}; the claim asks above < measured < below"
             )
         self.miss = ~((self.m > self.lower) & (self.m < self.upper) & np.isfinite(self.m))
         self.holds = not bool(self.miss.any())
 
     def _asked(self):
         if self.lower == -math.inf:
-            return f"< {_num(self.upper)}"
+            return f"< {num(self.upper)}"
         if self.upper == math.inf:
-            return f"> {_num(self.lower)}"
-        return f"between {_num(self.lower)} and {_num(self.upper)}"
+            return f"> {num(self.lower)}"
+        return f"between {num(self.lower)} and {num(self.upper)}"
 
     def record(self):
         limits = {"above": self.lower, "below": self.upper}
@@ -213,7 +215,7 @@ class _Bounds:
     def complaint(self):
         with np.errstate(all="ignore"):
             worst = _worst(np.maximum(self.lower - self.m, self.m - self.upper))
-        m = _num(self.m.flat[worst], 6)
+        m = num(self.m.flat[worst], 6)
         return f"measured {m}, asked {self._asked()}{_where(self.miss, worst)}"
 
 
@@ -230,12 +232,12 @@ class _Verdict:
             holds = bool(holds)
         if not isinstance(holds, bool):
             raise TypeError(
-                f"claim {id!r}: holds must be True or False, not {_brief(holds)}; "
+                f"claim {id!r}: holds must be True or False, not {brief(holds)}; "
                 "reduce it with all()"
             )
         if not isinstance(shown, str) or not shown.strip():
             raise TypeError(
-                f"claim {id!r}: shown must be a text with the numbers measured, not {_brief(shown)}"
+                f"claim {id!r}: shown must be a text with the numbers measured, not {brief(shown)}"
             )
         _check_line(id, "shown", shown)
         self.holds, self.shown = holds, shown.strip()
@@ -266,7 +268,7 @@ def _check_words(id, statement):
         )
     if not isinstance(statement, str) or not statement.strip():
         raise ValueError(
-            f"claim {id!r}: statement must say in words what is claimed, not {_brief(statement)}"
+            f"claim {id!r}: statement must say in words what is claimed, not {brief(statement)}"
         )
     _check_line(id, "statement", statement)
 
@@ -278,24 +280,9 @@ def _check_line(id, name, text):
         )
 
 
-def _plain(value):
-    """NumPy from whatever holds numbers: torch on any device, nested lists, dlmini tensors."""
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "detach"):
-        value = value.detach()
-    if hasattr(value, "cpu"):
-        value = value.cpu()
-    if "bfloat16" in str(getattr(value, "dtype", "")):
-        value = value.double()
-    if not hasattr(value, "__array__") and hasattr(value, "data") and hasattr(value, "shape"):
-        return _plain(value.data)
-    return np.asarray(value)
-
-
 def _array(id, name, value):
     try:
-        array = np.asarray(_plain(value))
+        array = np.asarray(plain(value))
     except ValueError as error:
         raise ValueError(
             f"claim {id!r}: {name} is ragged; give a number or a regular array of numbers"
@@ -306,7 +293,7 @@ def _array(id, name, value):
         )
     if array.dtype.kind not in "iuf":
         raise TypeError(
-            f"claim {id!r}: {name} must be real numbers, not {_brief(value)} (dtype {array.dtype})"
+            f"claim {id!r}: {name} must be real numbers, not {brief(value)} (dtype {array.dtype})"
             + ("; truth values go into holds" if array.dtype.kind == "b" else "")
         )
     return array.astype(np.float64)
@@ -315,7 +302,7 @@ def _array(id, name, value):
 def _number(id, name, value):
     array = _array(id, name, value)
     if array.size != 1 or not np.isfinite(array).all():
-        raise ValueError(f"claim {id!r}: {name} must be one finite number, not {_brief(value)}")
+        raise ValueError(f"claim {id!r}: {name} must be one finite number, not {brief(value)}")
     return float(array.flat[0])
 
 
@@ -323,19 +310,14 @@ def _positive(id, name, value):
     number = _number(id, name, value)
     if number <= 0:
         raise ValueError(
-            f"claim {id!r}: {name} must be positive, not {_num(number)}; "
+            f"claim {id!r}: {name} must be positive, not {num(number)}; "
             "for equality give a small one"
         )
     return number
 
 
-def _brief(value):
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}... ({type(value).__name__})"
-
-
 def _first_bad(array):
-    return _num(array[~np.isfinite(array)].flat[0])
+    return num(array[~np.isfinite(array)].flat[0])
 
 
 # --- numbers as text --------------------------------------------------------------------------
@@ -355,17 +337,6 @@ def _summary(array):
     return {k: _round(v) for k, v in stats.items()}
 
 
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def _num(x, digits=4):
-    mantissa, _, exponent = f"{float(x):.{digits}g}".partition("e")
-    if exponent:
-        power = f"10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-        mantissa = power if mantissa == "1" else f"{mantissa}×{power}"
-    return mantissa.replace("-", "−").replace("inf", "∞").replace("nan", "NaN")
-
-
 def _resolution(tol):
     """Decimals that resolve a tenth of the tolerance."""
     return max(0, 1 - math.floor(math.log10(tol)))
@@ -377,7 +348,7 @@ def _range(array, decimals=None):
 
     def text(x):
         if decimals is None or not math.isfinite(x) or abs(x) >= 1e5 or decimals > 6:
-            return _num(x)
+            return num(x)
         return f"{x:.{decimals}f}".replace("-", "−")
 
     ends = list(dict.fromkeys([text(low), text(high)]))
@@ -391,64 +362,3 @@ def _worst(badness):
 def _where(miss, worst):
     n = miss.size
     return "" if n == 1 else f" (the worst of {n}, at index {worst}; {int(miss.sum())} of {n} miss)"
-
-
-# --- display ----------------------------------------------------------------------------------
-
-LINE_STYLE = (
-    "margin:.35em 0;padding:.45em .75em;border-left:4px solid {hue};border-radius:0 6px 6px 0;"
-    "background:rgba(127,127,127,.1);font-family:inherit;font-size:.95em;line-height:1.45;"
-    "overflow-wrap:anywhere"
-)
-
-
-def _count(record):
-    n = record["n"]
-    return f" (n = {n})" if n and n > 1 else ""
-
-
-def _asked(record):
-    if not record["asked"]:
-        return ""
-    one = record["predicted"] is not None and record["compared"] == "measured"
-    return f" · {'predicted' if one else 'asked'} {record['asked']}"
-
-
-def _text(record):
-    return (
-        f"{'✓' if record['holds'] else '✗'} {record['id']} · {record['statement']} · "
-        f"{record['compared']} {record['shown']}{_count(record)}{_asked(record)}"
-    )
-
-
-def _html(record):
-    good = record["holds"]
-    sign, word = ("✓", "holds") if good else ("✗", "does not hold")
-    return (
-        f'<div class="dl-claim" id="claim-{record["id"]}" style="'
-        f'{LINE_STYLE.format(hue="#009e73" if good else "#d55e00")}">'
-        f'<span role="img" aria-label="{word}">{sign}</span> <strong>{record["id"]}</strong> · '
-        f"{escape(record['statement'])} · "
-        f'<span style="opacity:.85">{escape(record["compared"])} '
-        f'<span class="dl-measured">{escape(record["shown"])}</span>'
-        f"{_count(record)}{escape(_asked(record))}</span></div>"
-    )
-
-
-def _display(record):
-    text = _text(record)
-    if not show_line(text, _html(record), {"dlmini": record}):
-        print(text)
-
-
-def show_line(text: str, html: str, metadata: dict | None = None) -> bool:
-    """Show a pair of plain text and HTML in a running notebook; False where there is none."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:
-        return False
-    if get_ipython() is None:
-        return False
-    display({"text/plain": text, "text/html": html}, raw=True, metadata=metadata or {})
-    return True

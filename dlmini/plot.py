@@ -5,7 +5,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
-from .claims import _brief, _plain
+from .report import brief, plain
 from .sliders import Explore, _limits, explore, live
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # One meaning, one colour, throughout the book. Blue and vermilion are Okabe and Ito's; the others
-# are placed so that red- and green-blind readers can tell optimizers apart, at 3:1 on white or more.
+# are placed so that red- and green-blind readers tell optimizers apart, at 3:1 on white or more.
 _BLUE, _RED, _INK, _GREY = "#0072b2", "#d55e00", "#222222", "#767676"
 COLORS = {
     "theory": _INK,
@@ -350,9 +350,9 @@ def _color(color):
 
 def _real(name, value):
     try:
-        array = np.asarray(_plain(value))
+        array = np.asarray(plain(value))
         if array.dtype.kind in "biuf":
             return array.astype(float)
     except ValueError:
         pass
-    raise TypeError(f"{name} must be a regular array of real numbers, not {_brief(value)}")
+    raise TypeError(f"{name} must be a regular array of real numbers, not {brief(value)}")

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-from .claims import _brief
+from .report import brief
 
 __all__ = ["Explore", "explore", "live"]
 
@@ -108,7 +108,7 @@ def _check_explore(name, alt, values):
         )
     if not callable(alt) and not (isinstance(alt, str) and alt.strip()):
         raise TypeError(
-            f"explore {name!r}: alt must be a text or a function of the state, not {_brief(alt)}"
+            f"explore {name!r}: alt must be a text or a function of the state, not {brief(alt)}"
         )
     if not values:
         raise TypeError(
@@ -117,7 +117,7 @@ def _check_explore(name, alt, values):
     for key, choices in values.items():
         if isinstance(choices, str) or not hasattr(choices, "__len__") or len(choices) < 2:
             raise ValueError(
-                f"explore {name!r}: {key} is {_brief(choices)}; "
+                f"explore {name!r}: {key} is {brief(choices)}; "
                 "a slider needs a list of two or more values"
             )
 
@@ -138,7 +138,7 @@ def _position(key, choices, wanted):
     for i, value in enumerate(choices):
         if value == wanted:
             return i
-    raise ValueError(f"start: {key}={wanted!r} is not among its values {_brief(list(choices))}")
+    raise ValueError(f"start: {key}={wanted!r} is not among its values {brief(list(choices))}")
 
 
 def _caption(alt, chosen):
@@ -153,7 +153,7 @@ def _caption(alt, chosen):
             ) from None
     if not isinstance(text, str) or not text.strip():
         raise TypeError(
-            f"alt gave {_brief(text)} for {chosen}; "
+            f"alt gave {brief(text)} for {chosen}; "
             "it must give a text that says what the picture shows"
         )
     return text
@@ -176,7 +176,7 @@ def _draw(figure_function, chosen):
         for extra in opened:
             plt.close(extra)
         raise TypeError(
-            f"figure_function returned {_brief(figure)} for {chosen}; "
+            f"figure_function returned {brief(figure)} for {chosen}; "
             "it must return a matplotlib figure"
         )
     return figure, opened
@@ -340,7 +340,7 @@ def live(
             "dl.plot.explore works without it"
         ) from error
     if not isinstance(alt, str) or not alt.strip():
-        raise TypeError(f"live: alt must be a text that says what is shown, not {_brief(alt)}")
+        raise TypeError(f"live: alt must be a text that says what is shown, not {brief(alt)}")
     if not ranges:
         raise TypeError("live has no slider; pass a range by name, such as lr=(0.01, 1)")
     labels, start = _keyed("labels", labels, ranges), _keyed("start", start, ranges)
@@ -406,7 +406,7 @@ def _limits(name, limits):
     try:
         low, high = (float(v) for v in limits)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a pair (lowest, highest), not {_brief(limits)}") from None
+        raise TypeError(f"{name} must be a pair (lowest, highest), not {brief(limits)}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(
             f"{name} is ({low:g}, {high:g}); give two finite numbers, the smaller one first"

@@ -10,6 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from dlmini import claims, ledger
 from dlmini.claims import ClaimFailed, claim
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +23,6 @@ def shown(monkeypatch):
 
     def keep(text, html, metadata=None):
         outputs.append((text, html, metadata["dlmini"]))
-        return True
 
     monkeypatch.setattr("dlmini.claims.show_line", keep)
     return outputs
@@ -177,11 +177,9 @@ def test_without_a_notebook_the_line_is_printed(capsys):
 
 def stored(tmp_path, measured, edit=lambda text: text):
     """A notebook whose stored output was `measured`, and which measures 1.004 when run again."""
-    from dlmini import claims
-
     verdict = claims._Comparison("gd-x", measured, 1.0, 0.01, None)
     record = {"id": "gd-x", "statement": "ratio is one", "holds": verdict.holds} | verdict.record()
-    data = {"text/plain": edit(claims._text(record)), "text/html": edit(claims._html(record))}
+    data = {"text/plain": edit(ledger.as_text(record)), "text/html": edit(ledger.as_html(record))}
     cell = nbformat.v4.new_code_cell(
         "from dlmini import claim\nclaim('gd-x', 'ratio is one', [1.004, 1.001], 1.0, rtol=0.01)",
         execution_count=1,

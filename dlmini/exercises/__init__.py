@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..claims import LINE_STYLE, _brief, _plain, show_line
+from ..report import LINE_STYLE, brief, plain, show_line
 
 __all__ = [
     "Result",
@@ -102,8 +102,7 @@ def check(id: str, answer=...) -> None:
         f'<span aria-hidden="true">{mark}</span> <strong>{id} · {word}</strong>: '
         f'<span style="white-space:pre-line">{escape(result.message)}</span></div>'
     )
-    if not show_line(text, html):
-        print(text)
+    show_line(text, html)
 
 
 def grade(id: str, answer) -> Result:
@@ -141,7 +140,7 @@ def ids(prefix: str) -> list[str]:
 
 def close(a, b, rtol: float = 1e-4, atol: float = 0.0) -> bool:
     """Whether two numbers or arrays have one shape and agree; NaN and ∞ agree with nothing."""
-    a, b = np.asarray(_plain(a), dtype=float), np.asarray(_plain(b), dtype=float)
+    a, b = np.asarray(plain(a), dtype=float), np.asarray(plain(b), dtype=float)
     same = a.shape == b.shape and np.isfinite(a).all() and np.isfinite(b).all()
     return bool(same and (np.abs(a - b) <= atol + rtol * np.abs(b)).all())
 
@@ -176,12 +175,12 @@ def _numbers(answer, name, wanted):
     if callable(answer) and not hasattr(answer, "shape"):
         raise Wrong(f"{name} should be {wanted}, but is a function; pass what it returns")
     try:
-        array = np.asarray(_plain(answer))
+        array = np.asarray(plain(answer))
     except ValueError:
         raise Wrong(f"{name} should be {wanted}, but its rows have different lengths") from None
     if array.dtype.kind not in "iuf":
         raise Wrong(
-            f"{name} should be {wanted}, but is {_brief(answer)} of type {type(answer).__name__}"
+            f"{name} should be {wanted}, but is {brief(answer)} of type {type(answer).__name__}"
         )
     array = array.astype(float)
     if np.isnan(array).any():
@@ -208,9 +207,7 @@ def _load(prefix):
 
 def _find(id):
     if not isinstance(id, str):
-        raise TypeError(
-            f"the first argument is the exercise's id, such as 'gd-1', not {_brief(id)}"
-        )
+        raise TypeError(f"the first argument is the exercise's id, such as 'gd-1', not {brief(id)}")
     prefix = id.split("-")[0]
     if id not in _checkers and not _load(prefix):
         written = [p for p in CHAPTERS if _load(p)]
@@ -293,7 +290,7 @@ def _explain_crash(error, answer):
     code = getattr(answer, "__code__", None)
     mine = [f for f in frames if code and f.filename == code.co_filename]
     if code is None or not mine or mine[-1].filename.startswith(package):
-        return f"the check cannot use {_brief(answer)} of type {type(answer).__name__} ({what})"
+        return f"the check cannot use {brief(answer)} of type {type(answer).__name__} ({what})"
     frame, line = mine[-1], mine[-1].lineno or 0
     source = (frame.line or linecache.getline(frame.filename, line)).strip()
     where = f", line {line - code.co_firstlineno + 1} of it" if code.co_name == frame.name else ""
