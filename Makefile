@@ -14,9 +14,10 @@ PORT ?= 8000
 
 SITE := _build/html
 FULL := .venv
+READY := $(FULL)/$(if $(filter 0,$(TORCH)),.installed,.torch)
 # The site needs little; where the full environment is there already, it does.
 SLIM := $(if $(wildcard $(FULL)/.installed),$(FULL),.venv-book)
-PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 PYTEST := $(FULL)/bin/python -m pytest
 JB := build . -W -n --keep-going --quiet
 export PYTHONUTF8 := 1
@@ -35,24 +36,24 @@ serve: book
 
 test: lint types package chapters site
 
-lint: $(FULL)/.ready
+lint: $(READY)
 	$(FULL)/bin/ruff check .
 	$(FULL)/bin/ruff format --check .
 
-types: $(FULL)/.ready
+types: $(READY)
 	$(FULL)/bin/mypy
 
-package: $(FULL)/.ready
+package: $(READY)
 	$(PYTEST) -n 2 --dist loadscope tests --ignore tests/test_site.py
 
-chapters: $(FULL)/.ready
+chapters: $(READY)
 	$(PYTEST) --nbval --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadscope chapters
 
-site: $(FULL)/.ready
+site: $(READY)
 	$(FULL)/bin/jupyter-book $(JB) >/dev/null
 	$(PYTEST) tests/test_site.py
 
-notebooks: $(FULL)/.ready
+notebooks: $(READY)
 	$(FULL)/bin/python tools/notebooks.py
 
 clean:
@@ -67,24 +68,19 @@ distclean: clean
 .venv-book/.installed: pyproject.toml constraints.txt | .venv-book/bin/python
 	@echo "Installing what the site needs (once) ..."
 	@$| -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["book"], sep="\n")' > .venv-book/book.txt
-	@$| $(PIP) --no-compile --requirement .venv-book/book.txt
+	@$| $(PIP) --requirement .venv-book/book.txt
 	@touch $@
 
+# Two stamps, so that TORCH=0 is content with less.
 $(FULL)/.installed: pyproject.toml constraints.txt | $(FULL)/bin/python
 	@echo "Installing dlmini and what its tests need (once) ..."
 	@$| $(PIP) --editable '.[test]'
 	@touch $@
 
-$(FULL)/.torch: $(FULL)/.installed
-	@echo "Installing torch (once; make test TORCH=0 does without) ..."
-	@$(FULL)/bin/python $(PIP) --editable '.[torch]'
-	@touch $@
-
-ifeq ($(TORCH),0)
-$(FULL)/.ready: $(FULL)/.installed ;
-else
-$(FULL)/.ready: $(FULL)/.torch ;
-endif
+$(FULL)/.torch: pyproject.toml constraints.txt | $(FULL)/bin/python
+	@echo "Installing dlmini, what its tests need, and torch (once; make test TORCH=0 leaves torch out) ..."
+	@$| $(PIP) --editable '.[test,torch]'
+	@touch $(FULL)/.installed $@
 
 %/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }

@@ -1,7 +1,7 @@
-"""What the site needs beyond configuration: no request leaves it, and links to the repository where one is known.
+"""What the site needs beyond configuration: it loads nothing from outside, knows its repository.
 
-Everything a page loads is served by the site itself, so that the built folder works without a network,
-from any static server, and mostly from the file system.
+Everything a page loads is served by the site itself, so that the built folder works without a
+network, from any static server, and from the file system (all but the excerpts of the search).
 """
 
 import os
@@ -17,7 +17,7 @@ HEAVY_SCRIPT = re.compile(r'\s*<script src="[^"]*scripts/fontawesome\.js[^"]*"><
 
 
 def repository_links(app, config):
-    """On a machine that knows its repository (as CI does), point at it; elsewhere show no such button."""
+    """Where the repository is known, as it is in CI, link to it; elsewhere show no such button."""
     repository = os.environ.get("GITHUB_REPOSITORY")
     if not repository:
         return
@@ -40,7 +40,9 @@ def forget_thebe(app):
 
 
 def copy_mathjax(app):
-    source = Path(find_spec("sphinx-mathjax-offline").submodule_search_locations[0], "static/mathjax")
+    source = Path(
+        find_spec("sphinx-mathjax-offline").submodule_search_locations[0], "static/mathjax"
+    )
     target = Path(app.outdir, "_static", "mathjax")
     for part in MATHJAX:
         if (target / part).exists():

@@ -1,4 +1,4 @@
-"""The house holds together: one set of dependencies, pinned actions, no traces of a machine, imports that run downwards."""
+"""The house holds together: one set of dependencies, pinned actions, imports that run downwards."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ TESTING_MAY_IMPORT = {"backend", "tensor", "ops"}
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:
-    """The core dependencies and those of the extras, by name, with references to other extras resolved."""
+    """The core dependencies and those of the extras, by name; references to extras are followed."""
     lines = list(PROJECT["dependencies"])
     todo = list(extras)
     while todo:

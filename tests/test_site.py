@@ -1,4 +1,7 @@
-"""The built site works for a stranger: no network, any screen, light and dark, by keyboard. Build it first: `make book`."""
+"""The built site works for a stranger: no network, any screen, light and dark, by keyboard.
+
+Build it first: `make book`.
+"""
 
 import functools
 import http.server
@@ -14,13 +17,28 @@ from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = Path(os.environ.get("DLMINI_SITE", ROOT / "_build" / "html"))
-PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts)
+PAGES = sorted(
+    path.relative_to(SITE).as_posix()
+    for path in SITE.rglob("*.html")
+    if "_static" not in path.parts
+)
 READ = [page for page in PAGES if page not in ("index.html", "genindex.html", "search.html")]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-# An unused port on a host that is not ours: whatever is asked of it fails.
-OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]  # fmt: skip
+# No name resolves but our own address, and the browser does no errands of its own.
+OFFLINE = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
+    --disable-background-networking --disable-component-update""".split()
+OFFLINE.append("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
+
+STICKING_OUT = """width => [...document.querySelectorAll('article *')]
+    .filter(e => e.getBoundingClientRect().right > width + 1)
+    .filter(e => !e.closest('pre, mjx-container, .output, .pst-scrollable-table-container'))
+    .slice(0, 3).map(e => e.outerHTML.slice(0, 120))"""
+BRIGHTNESS = """element => getComputedStyle(element).backgroundColor
+    .match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0)"""
+HAS_CHANGED = """([image, source]) => image.getAttribute('src') !== source
+    && image.complete && image.naturalWidth > 0"""
+TARGETS = "links => links.map(a => a.getAttribute('href'))"
 
 pytestmark = [
     pytest.mark.site,
@@ -53,13 +71,21 @@ def test_every_internal_link_resolves():
     for page in PAGES:
         for tag in page_soup(page).find_all(["a", "link", "img", "script", "source"]):
             address = tag.get("href") or tag.get("src") or ""
-            if is_outside(address) or not address or re.match(r"(data|mailto|javascript):", address):
+            if (
+                is_outside(address)
+                or not address
+                or re.match(r"(data|mailto|javascript):", address)
+            ):
                 continue
             url = urlsplit(urljoin(page, address))
             target = unquote(url.path)
             if not (SITE / target).is_file():
                 broken.append(f"{page}: {address}: no such file")
-            elif url.fragment and target.endswith(".html") and unquote(url.fragment) not in anchors(target):
+            elif (
+                url.fragment
+                and target.endswith(".html")
+                and unquote(url.fragment) not in anchors(target)
+            ):
                 broken.append(f"{page}: {address}: no such place in {target}")
     assert not broken, "\n".join(broken)
 
@@ -69,8 +95,14 @@ def test_no_page_loads_anything_from_outside():
     outside = []
     for page in PAGES:
         soup = page_soup(page)
-        for tag in soup.find_all(["script", "img", "iframe", "source", "video", "audio", "embed", "object"]):
-            outside += [f"{page}: {tag[key][:80]}" for key in ("src", "data") if is_outside(tag.get(key, ""))]
+        for tag in soup.find_all(
+            ["script", "img", "iframe", "source", "video", "audio", "embed", "object"]
+        ):
+            outside += [
+                f"{page}: {tag[key][:80]}"
+                for key in ("src", "data")
+                if is_outside(tag.get(key, ""))
+            ]
         for tag in soup.find_all("link"):
             if not {"canonical"} & set(tag.get("rel", [])) and is_outside(tag.get("href", "")):
                 outside.append(f"{page}: {tag['href']}")
@@ -94,15 +126,19 @@ def test_no_output_is_an_error_or_was_left_out():
 
 @pytest.mark.parametrize("page", READ)
 def test_page_says_what_it_is(page):
-    """One h1, a title, a description, a language; every image has a text and every heading level follows from the last."""
+    """Language, title, description, one h1, no skipped heading level, a text for every image."""
     soup = page_soup(page)
     assert soup.html.get("lang") == "en"
     assert len(soup.select("article h1")) == 1
     assert soup.title.string.strip()
     assert soup.find("meta", attrs={"name": "description"})["content"].strip()
     for image in soup.select("article img"):
-        assert image.get("alt", "").strip(), f"an image of {page} has no alt text: {image.get('src', '')[:60]}"
-    levels = [int(tag.name[1]) for tag in soup.select("article h1, article h2, article h3, article h4")]
+        assert image.get("alt", "").strip(), (
+            f"an image of {page} has no alt text: {image.get('src', '')[:60]}"
+        )
+    levels = [
+        int(tag.name[1]) for tag in soup.select("article h1, article h2, article h3, article h4")
+    ]
     for above, below in zip(levels, levels[1:], strict=False):
         assert below <= above + 1, f"{page} jumps from h{above} to h{below}"
 
@@ -118,7 +154,9 @@ def address():
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -143,7 +181,9 @@ class Visit:
         self.tab.on("console", self._console)
         self.tab.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
         self.tab.on("request", self._request)
-        self.tab.on("requestfailed", lambda r: self.trouble.append(f"failed: {r.url[:120]} {r.failure}"))
+        self.tab.on(
+            "requestfailed", lambda r: self.trouble.append(f"failed: {r.url[:120]} {r.failure}")
+        )
         self.tab.on("response", self._response)
 
     def _console(self, message):
@@ -171,7 +211,9 @@ def visit(browser, address):
     visits = []
 
     def start(base=address, **options):
-        visits.append(Visit(browser, base, **{"viewport": {"width": 1280, "height": 900}, **options}))
+        visits.append(
+            Visit(browser, base, **{"viewport": {"width": 1280, "height": 900}, **options})
+        )
         return visits[-1]
 
     yield start
@@ -186,12 +228,18 @@ def test_page_works_with_the_network_off(visit, page):
     tab = one.open(page)
     assert one.trouble == []
     formulas = tab.locator("article .math").count()
-    assert tab.locator("article .math mjx-container").count() >= formulas, "some mathematics is not rendered"
+    assert tab.locator("article .math mjx-container").count() >= formulas, (
+        "some mathematics is not rendered"
+    )
     assert tab.locator("mjx-merror").count() == 0, tab.locator("mjx-merror").first.text_content()
-    raw = re.findall(r"\\(?:begin|frac|nabla|theta|eta)\b|\$\$", tab.locator("article").inner_text())
+    raw = re.findall(
+        r"\\(?:begin|frac|nabla|theta|eta)\b|\$\$", tab.locator("article").inner_text()
+    )
     assert not raw, f"raw TeX in the text: {raw[:3]}"
     # icons and formulas come with their fonts
-    loaded = tab.evaluate("[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family).join()")
+    loaded = tab.evaluate(
+        "[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family).join()"
+    )
     assert "Font Awesome" in loaded
     assert not formulas or "MJX" in loaded
 
@@ -206,12 +254,7 @@ def test_no_page_scrolls_sideways_on_a_phone(visit, width):
         tab.evaluate("document.querySelectorAll('article details').forEach(d => d.open = true)")
         got = tab.evaluate("document.documentElement.scrollWidth")
         if got > width:
-            wide[page] = got, tab.evaluate(
-                """w => [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > w + 1
-                   && !e.closest('pre, mjx-container, .output, .pst-scrollable-table-container'))
-                   .slice(0, 3).map(e => e.outerHTML.slice(0, 120))""",
-                width,
-            )
+            wide[page] = got, tab.evaluate(STICKING_OUT, width)
     assert not wide, wide
     assert one.trouble == []
 
@@ -225,7 +268,7 @@ def test_search_finds_a_term(visit):
     tab.keyboard.press("Enter")
     tab.wait_for_selector("#search-results li a")
     tab.wait_for_load_state("networkidle")
-    found = tab.locator("#search-results li a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
+    found = tab.locator("#search-results li a").evaluate_all(TARGETS)
     assert any("glossary" in link for link in found), found
     tab.locator("#search-results li a").first.click()
     tab.wait_for_load_state("load")
@@ -235,17 +278,16 @@ def test_search_finds_a_term(visit):
 
 @needs_browser
 def test_dark_mode_follows_the_system_and_the_button(visit):
-    brightness = "el => getComputedStyle(el).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
     one = visit(color_scheme="dark")
     tab = one.open("intro.html")
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert tab.locator("body").evaluate(brightness) < 150
+    assert tab.locator("body").evaluate(BRIGHTNESS) < 150
     button = tab.locator(".theme-switch-button:visible").first
     for _ in range(3):
         button.click()
         if tab.evaluate("document.documentElement.dataset.theme") == "light":
             break
-    assert tab.locator("body").evaluate(brightness) > 600
+    assert tab.locator("body").evaluate(BRIGHTNESS) > 600
     tab = one.open(READ[0])  # the choice is kept on the next page
     assert tab.evaluate("document.documentElement.dataset.theme") == "light"
     assert one.trouble == []
@@ -260,7 +302,9 @@ def test_figures_are_turned_in_dark_mode(visit):
         tab = one.open(page)
         for image in tab.locator("div.cell_output img").all():
             assert "invert" in image.evaluate("el => getComputedStyle(el).filter")
-            assert image.evaluate("el => getComputedStyle(el).padding") == "0px", "a bright frame around the figure"
+            assert image.evaluate("el => getComputedStyle(el).padding") == "0px", (
+                "a bright frame around the figure"
+            )
 
 
 @needs_browser
@@ -272,17 +316,24 @@ def test_every_interactive_figure_obeys_the_keyboard(visit):
         tab = one.open(page)
         for figure in tab.locator(".dl-explore").all():
             for slider in figure.locator("input[type=range]").all():
-                assert slider.evaluate("s => s.labels.length > 0 || s.ariaLabel"), "a slider without a name"
-                before, said = figure.locator("img").get_attribute("src"), slider.get_attribute("aria-valuetext")
+                assert slider.evaluate("s => s.labels.length > 0 || s.ariaLabel"), (
+                    "a slider without a name"
+                )
+                before, said = (
+                    figure.locator("img").get_attribute("src"),
+                    slider.get_attribute("aria-valuetext"),
+                )
                 slider.focus()
                 at_end = slider.evaluate("s => s.value === s.max")
                 tab.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
                 tab.wait_for_function(
-                    "([img, src]) => img.getAttribute('src') !== src && img.complete && img.naturalWidth > 0",
+                    HAS_CHANGED,
                     arg=[figure.locator("img").element_handle(), before],
                     timeout=5000,
                 )
-                assert slider.get_attribute("aria-valuetext") != said, "a screen reader would not hear the new value"
+                assert slider.get_attribute("aria-valuetext") != said, (
+                    "a screen reader would not hear the new value"
+                )
     assert one.trouble == []
 
 
@@ -290,7 +341,7 @@ def test_every_interactive_figure_obeys_the_keyboard(visit):
 def test_claims_in_the_ledger_lead_to_their_cells(visit):
     one = visit()
     tab = one.open("chapters/ledger.html")
-    links = tab.locator("article a[href*='#claim-']").evaluate_all("links => links.map(a => a.getAttribute('href'))")
+    links = tab.locator("article a[href*='#claim-']").evaluate_all(TARGETS)
     assert links, "the ledger links to no claim"
     tab.locator("article a[href*='#claim-']").first.click()
     tab.wait_for_load_state("load")
@@ -301,7 +352,9 @@ def test_claims_in_the_ledger_lead_to_their_cells(visit):
 
 @needs_browser
 def test_hints_open_by_keyboard(visit):
-    pages = [page for page in READ if page_soup(page).select("article details:not(.hide) > summary")]
+    pages = [
+        page for page in READ if page_soup(page).select("article details:not(.hide) > summary")
+    ]
     assert pages, "no page of the site has a hint or a solution"
     tab = visit().open(pages[0])
     summary = tab.locator("article details:not(.hide) > summary").first
@@ -324,6 +377,8 @@ def test_paper_shows_solutions_and_hides_buttons(visit):
     pages = [page for page in READ if page_soup(page).select("article details:not(.hide)")]
     tab = visit().open(pages[0])
     tab.emulate_media(media="print")
-    assert tab.locator("article details:not(.hide) > :not(summary)").first.evaluate("e => e.checkVisibility()")
+    assert tab.locator("article details:not(.hide) > :not(summary)").first.evaluate(
+        "e => e.checkVisibility()"
+    )
     assert not tab.locator(".bd-sidebar-primary").is_visible()
     assert not tab.locator(".bd-header-article").is_visible()

@@ -1,8 +1,9 @@
-"""Copies of the notebooks for Colab: each starts with a cell that installs dlmini from the commit being published.
+"""Copies of the notebooks for Colab: each starts with a cell that installs this commit's dlmini.
 
     GITHUB_REPOSITORY=owner/name GITHUB_SHA=... python tools/colab.py TARGET
 
-Colab has NumPy, matplotlib, scikit-learn, tqdm and ipywidgets, so nothing else is installed and nothing it has is changed.
+Colab has NumPy, matplotlib, scikit-learn, tqdm and ipywidgets already: nothing else is installed,
+and nothing it has is changed.
 """
 
 import json
