@@ -21,7 +21,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # A file of dlmini may import only from files listed before it. testing.py stands at the side.
 ORDER = """
     backend tensor ops functional flat nn optim regularize curvature descent train distributed data
-    claims sliders plot exercises
+    report ledger claims sliders plot exercises
 """.split()
 TESTING_MAY_IMPORT = {"backend", "tensor", "ops"}
 
