@@ -8,7 +8,7 @@ import importlib
 from typing import Any
 
 from . import backend, functional, ops, tensor
-from .backend import asarray, describe, rng, seed, to_numpy, use
+from .backend import asarray, describe, rng, seed, seeded, to_numpy, use
 from .claims import ClaimFailed, claim
 from .exercises import check
 from .functional import accuracy, cross_entropy, linear, mse_loss, softmax
@@ -55,13 +55,14 @@ def __getattr__(name: str) -> Any:
 def show(obj: Any) -> Any:
     """Show the source of a class or function of dlmini in a notebook."""
     import inspect
+    import textwrap
 
     try:
-        source = inspect.getsource(obj)
+        source = textwrap.dedent(inspect.getsource(obj))
     except TypeError as error:
         raise TypeError(f"dl.show takes a class, function or module, got {obj!r}") from error
     try:
-        from IPython.display import Code
+        from IPython.display import Markdown
     except ImportError:
         return print(source)
-    return Code(source, language="python")
+    return Markdown(f"```python\n{source}```")

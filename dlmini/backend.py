@@ -5,10 +5,12 @@ standard. For a NumPy array that is NumPy itself; for a torch tensor it is torch
 standard's names. Torch's own automatic differentiation is never used.
 """
 
+import contextlib
 import math
 import os
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -76,7 +78,8 @@ class _TorchNamespace:
 class _Libraries(dict):
     """Namespace by array type: 0.02 µs a look-up once a type has been seen."""
 
-    def __missing__(self, kind: type):
+    def __missing__(self, kind: type) -> Any:
+        namespace: Any
         if kind.__module__.split(".")[0] == "torch":
             namespace = _torch()
         elif hasattr(kind, "__array_namespace__"):
@@ -274,6 +277,18 @@ def seed(k: int = 0) -> None:
     """Restart the stream that initialisation, shuffling and noise draw from (see `rng`)."""
     global _stream
     _stream = rng(k)
+
+
+@contextlib.contextmanager
+def seeded(k: int) -> Iterator[None]:
+    """Within this block draw from the stream of seed `k`; afterwards go on where it was left."""
+    global _stream
+    before = stream()
+    _stream = rng(k)
+    try:
+        yield
+    finally:
+        _stream = before
 
 
 def stream() -> np.random.Generator:

@@ -44,7 +44,9 @@ def random_split(
         raise ShapeError(f"{len(x)} inputs but {len(y)} targets")
     cut = round(len(x) * float(test))
     if not 0 < cut < len(x):
-        raise ValueError(f"test={test!r} of {len(x)} examples leaves the test or training part empty")
+        raise ValueError(
+            f"test={test!r} of {len(x)} examples leaves the test or training part empty"
+        )
     order = (rng or backend.stream()).permutation(len(x))
     held, kept = order[:cut], order[cut:]
     parts = (x[kept], y[kept], x[held], y[held])

@@ -1,6 +1,5 @@
 """Gradient descent on a plain function, one run or many side by side: paths, thresholds, rates."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from . import backend, ops
-from .backend import Array, positive, xp
-from .tensor import ShapeError, Tensor, grad
+from .backend import positive, xp
+from .flat import Flat
+from .tensor import ShapeError, Tensor, grad, no_grad
 
 TOO_LARGE = 1e12  # a loss this many times its start is called divergence
 
@@ -28,9 +28,9 @@ class Path:
 
     @property
     def diverged(self) -> np.ndarray:
-        """Whether each run's loss was still growing over the second half of the descent."""
-        half, last = self.losses[len(self.losses) // 2], self.losses[-1]
-        return ~np.isfinite(last) | (last > half)
+        """Whether each run's loss grew over the second half of the descent, or out of bounds."""
+        first, half, last = self.losses[[0, len(self.losses) // 2, -1]]
+        return ~np.isfinite(last) | (last > half) | (last > TOO_LARGE * np.abs(first))
 
 
 def descend(
@@ -89,56 +89,69 @@ def descend(
     return Path(np.stack(points), np.stack(losses))
 
 
-def quadratic(hessian: Any, minimum: Any = None) -> Callable[[Tensor], Tensor]:
-    """L(θ) = ½ (θ − θ*)ᵀ H (θ − θ*) for θ (d,) or one loss per row of (runs, d).
+def quadratic(hessian: Any, minimum: Any = 0.0) -> Callable[[Tensor], Tensor]:
+    """L(θ) = ½ (θ − θ*)ᵀ H (θ − θ*) for θ (d,), or one loss per row of θ (runs, d).
 
     Args:
-        hessian: H, symmetric (d, d).
-        minimum: θ*, (d,); the origin if None.
+        hessian: H, symmetric (d, d); or one for each run, (runs, d, d).
+        minimum: θ*, (d,); the origin by default.
 
     Raises:
         ShapeError: H is not square.
         ValueError: H is not symmetric.
     """
     h = backend.to_numpy(hessian)
-    if h.ndim != 2 or h.shape[0] != h.shape[1]:
+    if h.ndim < 2 or h.shape[-2] != h.shape[-1]:
         raise ShapeError(f"a Hessian is a square matrix, got shape {h.shape}")
-    if not np.allclose(h, h.T, rtol=1e-6, atol=1e-9 * np.abs(h).max()):
+    transposed = np.swapaxes(h, -1, -2)
+    if not np.allclose(h, transposed, rtol=1e-6, atol=1e-9 * np.abs(h).max(initial=0.0)):
         raise ValueError("a Hessian is symmetric, this matrix is not: use (A + A.T)/2")
     matrix = backend.asarray(h)
-    centre = backend.asarray(np.zeros(len(h)) if minimum is None else minimum)
+    centre = backend.asarray(np.broadcast_to(backend.to_numpy(minimum), h.shape[-1:]).astype(float))
 
     def loss(theta: Any) -> Any:
         error = theta - centre
-        return 0.5 * ops.sum(ops.matmul(error, matrix) * error, axis=-1)
+        if matrix.ndim == 2:
+            pulled = ops.matmul(error, matrix)
+        else:
+            pulled = ops.matmul(error[:, None], matrix)[:, 0]
+        return 0.5 * ops.sum(pulled * error, axis=-1)
 
     return loss
 
 
 def largest_stable_lr(
     loss: Callable[[Tensor], Tensor], start: Any, steps: int = 400, rtol: float = 1e-3
-) -> float:
+) -> np.ndarray:
     """The learning rate beyond which descent from `start` diverges, found by trying.
 
-    Doubles η until the loss grows over the second half of a run, then halves the bracket (on a
-    log scale) until it is narrower than `rtol`. Near the threshold growth is slow: a run of T
-    steps tells the threshold to about 1/T.
+    Raises η from 1e-6 fourfold until a run grows over its second half, then halves the bracket
+    (on a log scale) until it is narrower than `rtol`; many runs side by side, each with its own
+    bracket. Near the threshold growth is slow: T steps tell the threshold to about 1/T.
+
+    Args:
+        loss, start, steps: as in `descend`.
+        rtol: relative width of the final bracket.
+
+    Returns:
+        One η for each run; a 0-d array for a single one.
 
     Raises:
-        ValueError: no learning rate up to 1e12 diverges.
+        ValueError: a run diverges at no learning rate up to 1e12.
     """
-    stable, unstable = 1e-6, 1e-6
-    while not descend(loss, start, unstable, steps).diverged:
-        stable, unstable = unstable, unstable * 4
-        if unstable > 1e12:
-            raise ValueError("no learning rate up to 1e12 diverges: is the loss bounded?")
-    while unstable / stable > 1 + rtol:
-        middle = math.sqrt(stable * unstable)
-        if descend(loss, start, middle, steps).diverged:
-            unstable = middle
-        else:
-            stable = middle
-    return math.sqrt(stable * unstable)
+    runs = backend.to_numpy(start).shape[:-1]
+    stable, unstable = np.full(runs, 1e-6), np.full(runs, 1e-6)
+    while not (grows := descend(loss, start, unstable, steps).diverged).all():
+        stable = np.where(grows, stable, unstable)
+        unstable = np.where(grows, unstable, unstable * 4)
+        if unstable.max() > 1e12:
+            raise ValueError("a run diverges at no learning rate up to 1e12: is its loss bounded?")
+    while (unstable / stable).max() > 1 + rtol:
+        middle = np.sqrt(stable * unstable)
+        grows = descend(loss, start, middle, steps).diverged
+        unstable = np.where(grows, middle, unstable)
+        stable = np.where(grows, stable, middle)
+    return np.sqrt(stable * unstable)
 
 
 def asymptotic_rate(path: Path, minimum: Any = 0.0) -> np.ndarray:
@@ -155,18 +168,29 @@ def steps_to(path: Path, target: float) -> np.ndarray:
 
 
 def slopes_along(
-    loss: Callable[[Array], float], theta: Array, directions: Array, h: float = 1e-4
+    loss: Callable[[], Tensor], flat: Flat, directions: Any, h: float = 1e-4
 ) -> np.ndarray:
-    """Directional derivatives (L(θ + h u) − L(θ − h u))/2h, one for each row u.
+    """Directional derivatives measured by walking: (L(θ + h u) − L(θ − h u))/2h for each row u.
 
     Args:
-        loss: θ (P,) ↦ a number; evaluated twice per direction, not differentiated.
-        theta: (P,).
-        directions: unit vectors, (n, P).
-        h: half the distance between the two points.
+        loss: builds the loss from the packed parameters; it is not differentiated.
+        flat: the packed parameters, left as they were.
+        directions: unit vectors u, (n, P).
+        h: half the distance walked. Use float64: in float32 the difference drowns in rounding.
 
     Returns:
-        (n,) loss per unit length.
+        (n,), loss per unit length.
     """
-    theta, directions = backend.to_numpy(theta), backend.to_numpy(directions)
-    return np.array([(loss(theta + h * u) - loss(theta - h * u)) / (2 * h) for u in directions])
+    here = backend.to_numpy(flat.theta).copy()
+    slopes = []
+    try:
+        with no_grad():
+            for u in np.asarray(directions):
+                ends = []
+                for sign in (1, -1):
+                    flat.assign(here + sign * h * u)
+                    ends.append(loss().item())
+                slopes.append((ends[0] - ends[1]) / (2 * h))
+    finally:
+        flat.assign(here)
+    return np.array(slopes)

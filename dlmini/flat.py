@@ -5,10 +5,10 @@ directions in parameter space are a line each.
 """
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from .backend import Array, asarray, dtype_name, like, xp
+from .backend import Array, dtype_name, like, xp
 from .tensor import Clock, GradientError, Leaf, ShapeError, Tensor
 
 
@@ -52,6 +52,11 @@ class Flat:
         """P, the number of parameters."""
         return self.theta.shape[0]
 
+    def holds(self, parameters: list[Tensor]) -> bool:
+        """Whether these very parameters, in this order, still live in this vector."""
+        same = [id(p) for p in self.parameters] == [id(p) for p in parameters]
+        return same and all(p.node.clock is self.clock for p in parameters)  # type: ignore[union-attr]
+
     def zero_grad(self) -> None:
         """Let the next backward pass overwrite the gradients instead of adding to them."""
         for p in self.parameters:
@@ -63,12 +68,11 @@ class Flat:
         Raises:
             GradientError: some parameters have since been packed into another vector.
         """
-        for p in self.parameters:
-            if p.node.clock is not self.clock:  # type: ignore[union-attr]
-                raise GradientError(
-                    "these parameters were packed again, by a later optimizer or pack() over "
-                    "other parameters: make one optimizer over all of them, and make it last"
-                )
+        if not self.holds(self.parameters):
+            raise GradientError(
+                "these parameters were packed again, by a later optimizer or pack() over "
+                "other parameters: make one optimizer over all of them, and make it last"
+            )
         self.clock.touch()
 
     def assign(self, vector: Any) -> None:
@@ -78,6 +82,12 @@ class Flat:
             raise ShapeError(f"expected {self.size} parameters, got shape {tuple(vector.shape)}")
         self.theta[...] = vector
         self.touch()
+
+    def gradient(self, loss: Callable[[], Tensor]) -> Array:
+        """∇L at the present parameters, (P,), a copy; `loss` builds the scalar loss from them."""
+        self.zero_grad()
+        loss().backward()
+        return xp(self.theta).asarray(self.g, copy=True)
 
     def split(self, vector: Array) -> list[Array]:
         """`vector` (P entries) cut into arrays of the parameters' shapes; views, not copies."""
@@ -115,14 +125,6 @@ def pack(parameters: Iterable[Tensor]) -> Flat:
         raise TypeError(f"parameters of different kinds cannot share one vector: {names}")
     owner = chosen[0].node.clock.owner  # type: ignore[union-attr]
     existing = owner() if owner else None
-    if existing is not None and [id(p) for p in existing.parameters] == list(unique):
-        if all(p.node.clock is existing.clock for p in chosen):  # type: ignore[union-attr]
-            return existing
+    if existing is not None and existing.holds(chosen):
+        return existing
     return Flat(chosen)
-
-
-def random_direction(flat: Flat, rng: Any) -> Array:
-    """A unit vector of P entries, uniform on the sphere."""
-    u = rng.standard_normal(flat.size)
-    u /= (u @ u) ** 0.5
-    return like(asarray(u), flat.theta)

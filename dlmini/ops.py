@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from . import backend
 from .backend import xp
 from .tensor import ShapeError, Tensor, astype, broadcast_to, op, unbroadcast
 
@@ -196,7 +195,8 @@ def min(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False)
 def _logsumexp_forward(x, axis, keepdims):
     top = xp(x).max(x, axis=axis, keepdims=True)
     top = xp(x).where(xp(x).isfinite(top), top, xp(x).zeros_like(top))
-    total = xp(x).log(xp(x).sum(xp(x).exp(x - top), axis=axis, keepdims=True)) + top
+    with np.errstate(divide="ignore"):  # log 0 = −∞ is right here
+        total = xp(x).log(xp(x).sum(xp(x).exp(x - top), axis=axis, keepdims=True)) + top
     return total if keepdims else total.reshape(_without(total.shape, axis))
 
 
@@ -281,7 +281,9 @@ def getitem(x: Any, index: Any) -> Any:
     """x[index] for integers, slices, and integer or boolean arrays."""
     parts = index if isinstance(index, tuple) else (index,)
     mixed = {isinstance(p, (slice, type(None), type(...))) for p in parts} == {True, False}
-    if mixed and not builtins.all(isinstance(p, (int, slice, type(None), type(...))) for p in parts):
+    if mixed and not builtins.all(
+        isinstance(p, (int, slice, type(None), type(...))) for p in parts
+    ):
         raise ShapeError("index with slices or with integer arrays, not with both at once")
     return _getitem(x, index=index, shape=tuple(x.shape))
 
@@ -360,7 +362,13 @@ def _reflected(function):
     return lambda self, other: function(other, self)
 
 
-for _name, _function in {"add": add, "sub": sub, "mul": mul, "truediv": div, "matmul": matmul}.items():
+for _name, _function in {
+    "add": add,
+    "sub": sub,
+    "mul": mul,
+    "truediv": div,
+    "matmul": matmul,
+}.items():
     setattr(Tensor, f"__{_name}__", lambda self, other, f=_function: f(self, other))
     setattr(Tensor, f"__r{_name}__", _reflected(_function))
 Tensor.__neg__ = lambda self: neg(self)
@@ -374,5 +382,5 @@ Tensor.min = min
 Tensor.reshape = lambda self, *shape: reshape(self, shape[0] if len(shape) == 1 else shape)
 Tensor.transpose = lambda self, *axes: transpose(self, axes or None)
 Tensor.T = property(lambda self: transpose(self))
-for _name in ("exp", "log", "sqrt", "abs", "tanh", "sin", "cos"):
-    setattr(Tensor, _name, lambda self, f=globals()[_name]: f(self))
+for _function in (exp, log, sqrt, abs, tanh, sin, cos):
+    setattr(Tensor, _function.name, lambda self, f=_function: f(self))

@@ -174,6 +174,22 @@ class Tensor:
             leaf.stale = False
         return leaf.grad
 
+    @grad.setter
+    def grad(self, values: Any) -> None:
+        if not isinstance(self.node, Leaf):
+            raise GradientError("only a parameter has a gradient to set; this Tensor was computed")
+        if values is None:
+            self.zero_grad()
+            return
+        values = backend.like(values, self._data)
+        if tuple(values.shape) != self.shape:
+            raise ShapeError(
+                f"a gradient of shape {tuple(values.shape)} for a parameter of shape {self.shape}"
+            )
+        if values is not self.node.grad:
+            self.node.stale = True
+            self.node.accumulate(values)
+
     def zero_grad(self) -> None:
         """Let the next `backward` start from zero."""
         if isinstance(self.node, Leaf):
@@ -319,7 +335,9 @@ class Op:
         if rule is None:
             return set()
         code, read = rule.__code__, _names_read(rule)
-        positions = {i for i, name in enumerate(code.co_varnames[: code.co_argcount]) if name in read}
+        positions = {
+            i for i, name in enumerate(code.co_varnames[: code.co_argcount]) if name in read
+        }
         if code.co_flags & inspect.CO_VARARGS and code.co_varnames[code.co_argcount] in read:
             positions |= set(range(code.co_argcount, 99))  # reads *args: keep them all
         return positions
@@ -351,6 +369,8 @@ class Op:
             for i, a in enumerate(data):
                 if a.__class__ not in _PLAIN:
                     data[i] = _constant(a)
+                elif a.__class__ is np.ndarray:
+                    data[i] = _beside(a, data)
         try:
             z = self.forward(*data, **params)
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
@@ -379,6 +399,14 @@ def _constant(a: Any) -> Any:
     return a
 
 
+def _beside(a: np.ndarray, others: Sequence[Any]) -> Any:
+    """A NumPy array moved to where the torch tensors beside it are, if there are any."""
+    for other in others:
+        if other.__class__ not in _PLAIN and xp(other) is not np:
+            return xp(other).as_tensor(a, device=other.device)
+    return a
+
+
 def _explain(name: str, data: Sequence[Any], params: dict, error: Exception) -> Exception:
     """The library's error with the operation, the shapes and what to look at."""
     if isinstance(error, (GradientError, ShapeError, backend.BackendError)):
@@ -389,11 +417,7 @@ def _explain(name: str, data: Sequence[Any], params: dict, error: Exception) -> 
     )
     kind: type[Exception] = TypeError if isinstance(error, TypeError) else ShapeError
     options = f" with {params}" if params else ""
-    libraries = {xp(a) for a in data if hasattr(a, "shape")}
-    fix = ""
-    if len(libraries) > 1:
-        fix = ": NumPy arrays and torch tensors are mixed; convert with dl.asarray"
-    return kind(f"{name} cannot take {kinds}{options}{fix} ({str(error).splitlines()[0]})")
+    return kind(f"{name} cannot take {kinds}{options} ({str(error).splitlines()[0]})")
 
 
 def op(forward: Callable[..., Array], *rules: Rule | None, name: str, **extra: Any) -> Op:
@@ -530,7 +554,7 @@ def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
     return cotangent
 
 
-def _reachable(root: Node | Leaf) -> list:
+def _reachable(root: Any) -> list:
     """All nodes under `root`, oldest first; refuses what can no longer be differentiated."""
     seen, stack = {root}, [root]
     while stack:

@@ -6,22 +6,15 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .tensor import Tensor, grad
+from .tensor import Leaf, Tensor, grad
 
 
-def _leaves(inputs: Sequence[Any]) -> list[Tensor]:
-    leaves = []
+def _track(inputs: Sequence[Any]) -> list[Tensor]:
+    """The inputs as fresh leaves, in their own precision, which must be float64."""
     for i, x in enumerate(inputs):
         if backend.dtype_name(x.dtype) != "float64":
             raise TypeError(f"gradcheck needs float64, input {i} is {backend.dtype_name(x.dtype)}")
-        leaves.append(Tensor.wrap(x, None) if x.__class__ is not Tensor else x.detach())
-    return leaves
-
-
-def _track(tensors: Sequence[Tensor]) -> list[Tensor]:
-    from .tensor import Leaf
-
-    return [Tensor.wrap(t.data, Leaf(t.data)) for t in tensors]
+    return [Tensor.wrap(x, Leaf(x)) for x in inputs]
 
 
 def central_difference(
@@ -62,7 +55,7 @@ def gradcheck(
         TypeError: an input is not float64.
     """
     rng = rng or np.random.default_rng(0)
-    leaves = _track(_leaves(inputs))
+    leaves = _track(inputs)
     z = f(*leaves)
     cotangent = backend.like(rng.standard_normal(z.shape), z.data)
     found = grad(z, leaves, cotangent)
@@ -87,26 +80,15 @@ def gradgradcheck(
 ) -> None:
     """`gradcheck` of the backward pass itself: second derivatives in random directions."""
     rng = rng or np.random.default_rng(1)
-    leaves = _leaves(inputs)
-    output = f(*leaves)
+    output = f(*_track(inputs))
     cotangent = backend.like(rng.standard_normal(output.shape), output.data)
 
-    for which in range(len(leaves)):
+    for which in range(len(inputs)):
 
         def backward_pass(*xs, which=which):
-            # Called with raw arrays by the differences, with Tensors by gradcheck.
-            tracked = [
-                x if x.__class__ is Tensor and x.requires_grad
-                else _track([Tensor.wrap(backend.to_numpy(x) if x.__class__ is Tensor else x, None)])[0]
-                for x in xs[:-1]
-            ]  # fmt: skip
+            # gradcheck calls this with Tensors, its differences call it with raw arrays.
+            tracked = [x if x.__class__ is Tensor else _track([x])[0] for x in xs[:-1]]
             g = grad(f(*tracked), tracked, xs[-1], create_graph=True)[which]
-            return g if any(x.__class__ is Tensor for x in xs) else g.data
+            return g if xs[-1].__class__ is Tensor else g.data
 
-        gradcheck(
-            backward_pass,
-            [*[t.data for t in leaves], cotangent],
-            rng=rng,
-            rtol=rtol,
-            atol=atol,
-        )
+        gradcheck(backward_pass, [*inputs, cotangent], rng=rng, rtol=rtol, atol=atol)

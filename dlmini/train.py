@@ -73,9 +73,12 @@ def fit(
         ValueError: an empty data set, a batch size or a number of steps below 1.
         ShapeError: x and y differ in length.
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size or 1 if batch_size != 0 else 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    for name, count in (
+        ("steps", steps),
+        ("batch_size", batch_size or 1 if batch_size != 0 else 0),
+    ):
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {count!r}")
     x, y = backend.asarray(x), backend.asarray(y)
     if len(x) != len(y):
         raise ShapeError(f"{len(x)} inputs but {len(y)} targets")
@@ -154,5 +157,5 @@ def _blame(net: Module, x: Array, t: int, lr: float) -> str:
 
 def evaluate(net: Module, loss: Loss, x: Any, y: Any) -> float:
     """The loss of `net` on all of (x, y), without recording anything."""
-    with no_grad():
+    with no_grad(), np.errstate(over="ignore", invalid="ignore"):
         return loss(net(backend.asarray(x)), backend.asarray(y)).item()

@@ -1,0 +1,176 @@
+"""Descent on plain functions, and the shape of a loss: against closed forms and SciPy."""
+
+import numpy as np
+import pytest
+
+import dlmini as dl
+from dlmini import ShapeError
+from dlmini.curvature import filter_direction, hvp, lanczos, loss_slice, principal_plane
+from dlmini.descent import asymptotic_rate, descend, largest_stable_lr, quadratic, steps_to
+
+
+@pytest.fixture(autouse=True)
+def double():
+    dl.use("numpy", "float64")
+    yield
+    dl.use("numpy")
+
+
+@pytest.fixture
+def small():
+    """A small network with a smooth loss: (flat, loss)."""
+    dl.seed(0)
+    net = dl.nn.mlp(3, 4, 2, activation=dl.nn.Tanh)
+    x, y = dl.rng(1).standard_normal((10, 3)), dl.rng(2).integers(0, 2, 10)
+    return dl.flat.pack(net.parameters()), lambda: dl.cross_entropy(net(x), y)
+
+
+# --- descent --------------------------------------------------------------------------------------
+
+
+def test_descent_on_a_quadratic_is_the_closed_form():
+    h = dl.data.random_hessian(5, 10, rng=dl.rng(0))
+    start, centre = np.arange(5.0), np.ones(5)
+    run = descend(quadratic(h, centre), start, 0.7, 30)
+    expected = centre + np.linalg.matrix_power(np.eye(5) - 0.7 * h, 30) @ (start - centre)
+    assert run.points[-1] == pytest.approx(expected, abs=1e-12)
+    assert run.losses[0] == pytest.approx(0.5 * (start - centre) @ h @ (start - centre))
+
+
+def test_runs_side_by_side_equal_runs_alone():
+    h = np.stack([dl.data.random_hessian(4, 10, rng=dl.rng(k)) for k in range(3)])
+    start, rates = dl.rng(5).standard_normal((3, 4)), np.array([0.1, 0.5, 1.0])
+    together = descend(quadratic(h), start, rates, 20, momentum=0.5)
+    for i in range(3):
+        alone = descend(quadratic(h[i]), start[i], rates[i], 20, momentum=0.5)
+        assert together.points[:, i] == pytest.approx(alone.points)
+        assert together.losses[:, i] == pytest.approx(alone.losses)
+
+
+def test_a_schedule_scales_the_learning_rate():
+    run = descend(quadratic([[1.0]]), [1.0], 0.5, 2, schedule=lambda t: 1 / (1 + t))
+    assert run.points[:, 0] == pytest.approx([1, 0.5, 0.375])
+
+
+def test_a_diverging_run_stops_without_a_warning():
+    run = descend(quadratic([[1.0]]), [1.0], 1e9, 200)
+    assert run.diverged
+    assert np.isfinite(run.points).all()
+    assert not descend(quadratic([[1.0]]), [1.0], 1.9, 200).diverged
+
+
+def test_the_longest_stable_step_is_found():
+    h = np.diag([0.1, 2.0])
+    assert largest_stable_lr(quadratic(h), [1.0, 1.0]) == pytest.approx(1.0, rel=2e-3)
+
+
+def test_rates_and_steps():
+    run = descend(quadratic(np.diag([1.0, 0.5])), [1.0, 1.0], 1.0, 60)
+    assert asymptotic_rate(run) == pytest.approx(0.5)
+    assert steps_to(run, 0.25 * 0.5**2) == 1
+    assert np.isnan(steps_to(run, -1.0))
+
+
+def test_slopes_along_directions_are_g_dot_u(small):
+    flat, loss = small
+    g = flat.gradient(loss)
+    u = dl.rng(3).standard_normal((5, flat.size))
+    before = flat.theta.copy()
+    assert dl.descent.slopes_along(loss, flat, u) == pytest.approx(u @ g, rel=1e-6)
+    assert (flat.theta == before).all()
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "words"),
+    [
+        (lambda: descend(quadratic(np.eye(2)), [1, 1], 0, 5), ValueError, "lr must be.*> 0, got 0"),
+        (lambda: descend(quadratic(np.eye(2)), [1, 1], np.nan, 5), ValueError, "lr must be"),
+        (lambda: descend(quadratic(np.eye(2)), [1, 1], 0.1, 0), ValueError, "steps must be"),
+        (lambda: descend(quadratic(np.eye(2)), [1, 1], 0.1, 5, -1), ValueError, "momentum"),
+        (
+            lambda: descend(quadratic(np.eye(2)), [1, 1], [0.1, 0.2], 5),
+            ShapeError,
+            "learning rates",
+        ),
+        (lambda: descend(lambda t: t * t, [1, 1], 0.1, 5), ShapeError, r"must have shape \(\)"),
+        (lambda: quadratic(np.ones(3)), ShapeError, "square matrix"),
+        (lambda: quadratic([[1, 2], [0, 1]]), ValueError, r"\(A \+ A.T\)/2"),
+        (lambda: largest_stable_lr(lambda t: (t * 0.0).sum(-1), [1.0]), ValueError, "bounded"),
+    ],
+)
+def test_errors_name_the_input_and_the_fix(act, kind, words):
+    with pytest.raises(kind, match=words):
+        act()
+
+
+# --- curvature ------------------------------------------------------------------------------------
+
+
+def exact_hessian(flat, loss):
+    here, columns, h = flat.theta.copy(), [], 1e-5
+    for i in range(flat.size):
+        ends = []
+        for sign in (1, -1):
+            moved = here.copy()
+            moved[i] += sign * h
+            flat.assign(moved)
+            ends.append(flat.gradient(loss))
+        columns.append((ends[0] - ends[1]) / (2 * h))
+    flat.assign(here)
+    return np.array(columns)
+
+
+def test_hessian_vector_products_match_differences_of_gradients(small):
+    flat, loss = small
+    hessian = exact_hessian(flat, loss)
+    v = dl.rng(4).standard_normal(flat.size)
+    assert hvp(loss, flat, v) == pytest.approx(hessian @ v, abs=1e-8)
+
+
+def test_the_top_eigenvalue_is_numpys(small):
+    flat, loss = small
+    expected = np.linalg.eigvalsh(exact_hessian(flat, loss))[-1]
+    assert dl.curvature.top_eigenvalue(loss, flat, rng=dl.rng(0)) == pytest.approx(
+        expected, rel=1e-6
+    )
+
+
+def test_lanczos_finds_both_ends_and_stops_early_on_a_small_space():
+    h = dl.data.random_hessian(50, 100, rng=dl.rng(1))
+    a, b = lanczos(lambda v: h @ v, 50, 50, dl.rng(2))
+    values = np.linalg.eigvalsh(np.diag(a) + np.diag(b, 1) + np.diag(b, -1))
+    assert values == pytest.approx(np.linalg.eigvalsh(h), abs=1e-10)
+    a, b = lanczos(lambda v: 3 * v, 50, 50, dl.rng(2))
+    assert a == pytest.approx([3.0])
+    assert len(b) == 0
+
+
+def test_filters_keep_their_length_and_biases_stay(small):
+    flat, _ = small
+    for d, p in zip(flat.split(filter_direction(flat, dl.rng(0))), flat.parameters, strict=True):
+        if p.ndim == 2:
+            assert np.linalg.norm(d, axis=1) == pytest.approx(np.linalg.norm(p.numpy(), axis=1))
+        else:
+            assert not d.any()
+
+
+def test_a_slice_evaluates_the_loss_and_leaves_the_parameters(small):
+    flat, loss = small
+    before, value = flat.theta.copy(), loss().item()
+    u, w = np.eye(flat.size)[:2]
+    grid = loss_slice(loss, flat, u, w, [0.0, 0.5], [0.0, 1.0, 2.0])
+    assert grid.shape == (3, 2)
+    assert grid[0, 0] == pytest.approx(value)
+    flat.assign(before + 0.5 * u + 2.0 * w)
+    assert grid[2, 1] == pytest.approx(loss().item())
+    flat.assign(before)
+    assert (flat.theta == before).all()
+
+
+def test_the_principal_plane_of_a_flat_path_holds_all_of_it():
+    t = np.linspace(0, 1, 30)
+    path = np.stack([np.cos(t), np.sin(t)], axis=1) @ dl.rng(0).standard_normal((2, 7))
+    plane, walk, share = principal_plane(path)
+    assert share.sum() == pytest.approx(1)
+    assert walk @ plane == pytest.approx(path - path[-1], abs=1e-12)
+    assert walk[-1] == pytest.approx([0, 0], abs=1e-12)
