@@ -41,7 +41,7 @@ def as_html(record: dict) -> str:
         f"{escape(record['statement'])} · "
         f'<span style="opacity:.85">{escape(record["compared"])} '
         f'<span class="dl-measured">{escape(record["shown"])}</span>'
-        f"{_count(record)}{escape(_asked(record))}</span></div>"
+        f"{_count(record)}{_keep_together(escape(_asked(record)))}</span></div>"
     )
 
 
@@ -100,7 +100,8 @@ white-space:normal}
 #dl-ledger summary{cursor:pointer;min-height:44px;display:flex;align-items:center;font-weight:600}
 @media (max-width:40rem){#dl-ledger thead{position:absolute;clip-path:inset(50%)}
 #dl-ledger :is(table,tbody,tr,td,th[scope=rowgroup]){display:block}
-#dl-ledger td{border:0;padding:.15em .2em}#dl-ledger tr{padding:.4em 0;
+#dl-ledger td:empty{display:none}
+#dl-ledger :is(td,th[scope=rowgroup]){border:0;padding:.15em .2em}#dl-ledger tr{padding:.4em 0;
 border-bottom:1px solid rgba(127,127,127,.25)}
 #dl-ledger td[data-name]::before{content:attr(data-name) " ";opacity:.8}}
 """
@@ -157,26 +158,28 @@ def _to_come(book, open_):
 
 def _row(chapter, record):
     id, sign, word = record["id"], *(("✓", "holds") if record["holds"] else ("✗", "does not hold"))
-    paired = record["compared"] != "measured"
-    shown = _between(record["measured"]) if paired else record["shown"]
+    shown, asked = record["shown"], record["asked"] or ""
     notes = [f"n = {record['n']}"] if record["n"] and record["n"] > 1 else []
-    if paired:
-        notes.append(
-            f"{record['compared'].replace('measured/predicted', 'ratio')} {record['shown']}"
-        )
-    cells = {
-        "measured": _measured(shown)
-        + f"<small>{_measured(', '.join(notes))}</small>" * bool(notes),
-        "predicted": escape(_between(record["predicted"])),
-        "asked": escape(f"ratio {record['asked']}" if paired else record["asked"] or ""),
-    }
+    if record["compared"] != "measured":  # pairs: the numbers, and below them how they compare
+        how = record["compared"].replace("measured/predicted", "ratio")
+        notes.append(f"{how} {shown}")
+        shown, asked = _between(record["measured"]), f"{how} {asked}"
+    elif record["predicted"] is not None:
+        asked = asked[asked.index("±") :]  # the prediction has a column of its own
+    below = f"<small>{_measured(', '.join(notes))}</small>" if notes else ""
     return (
         f'<tr data-claim="{id}"><td><span role="img" aria-label="{word}">{sign}</span> '
         f'<a href="{chapter}.html#claim-{id}">{id}</a>'
         f"<small>{escape(record['statement'])}</small></td>"
-        + "".join(f'<td data-name="{name}">{text}</td>' for name, text in cells.items() if text)
-        + "</tr>"
+        f'<td data-name="measured">{_measured(shown)}{below}</td>'
+        f'<td data-name="predicted">{escape(_between(record["predicted"]))}</td>'
+        f'<td data-name="asked">{_keep_together(escape(asked))}</td></tr>'
     )
+
+
+def _keep_together(text):
+    """No line break between a number, its tolerance and its unit."""
+    return text.replace(" ± ", "&nbsp;±&nbsp;").replace("± ", "±&nbsp;").replace(" %", "&nbsp;%")
 
 
 def _measured(text):

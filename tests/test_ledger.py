@@ -72,7 +72,8 @@ def test_every_claim_has_a_row_with_link_measurement_prediction_and_tolerance(fo
     assert len(re.findall("<tr data-claim=", page)) == 2
     assert '<a href="gradient_descent.html#claim-gd-a">gd-a</a>' in page
     assert "n = 30, ratio 0.999–1.001" in page
-    assert "ratio 1 ± 0.01" in page
+    assert "ratio 1&nbsp;±&nbsp;0.01" in page
+    assert page.count("<td ") == 6
     assert '<td data-name="predicted">0.1 to 0.3</td>' in page
     assert "b &lt;holds&gt;" in page
     assert "2 of 3 claims measured; all of them hold." in page
