@@ -299,10 +299,12 @@ def test_facts_change_only_when_the_measurement_leaves_their_step():
     steps = runner.SECONDS
     assert runner.bucket(14, steps, None) == 20
     assert runner.bucket(17, steps, None) == 30
-    for measured in (14, 18.9, 5):
+    for measured in (14, 18.9, 10):
         assert runner.bucket(measured, steps, 20) == 20
     assert runner.bucket(19.5, steps, 20) == 30
+    assert runner.bucket(9, steps, 20) == 20
     assert runner.bucket(2, steps, 20) == 10
+    assert runner.bucket(39, steps, 90) == 60
 
 
 @pytest.mark.parametrize("star", ["", "*"])

@@ -128,7 +128,7 @@ def strip_png(text: str) -> str:
 
 def bucket(measured: float, steps: tuple, stored: int | None) -> int:
     """The step that the measurement stays well under; the stored one while it is still fair."""
-    if stored in steps and 0.25 * stored <= measured <= 0.95 * stored:
+    if stored in steps and 0.5 * stored <= measured <= 0.95 * stored:
         return stored
     return next((step for step in steps if measured <= 0.8 * step), steps[-1])
 
