@@ -34,6 +34,8 @@ STICKING_OUT = """width => [...document.querySelectorAll('article *')]
     .filter(e => e.getBoundingClientRect().right > width + 1)
     .filter(e => !e.closest('pre, mjx-container, .output, .pst-scrollable-table-container'))
     .slice(0, 3).map(e => e.outerHTML.slice(0, 120))"""
+CUT_OFF = """[...document.querySelectorAll('mjx-container mjx-c')]
+    .filter(c => c.getBoundingClientRect().left < 0).map(c => c.closest('[id]').id)"""
 BRIGHTNESS = """element => getComputedStyle(element).backgroundColor
     .match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0)"""
 HAS_CHANGED = """([image, source]) => image.getAttribute('src') !== source
@@ -253,6 +255,7 @@ def test_no_page_scrolls_sideways_on_a_phone(visit, width):
         tab = one.open(page)
         tab.evaluate("document.querySelectorAll('article details').forEach(d => d.open = true)")
         got = tab.evaluate("document.documentElement.scrollWidth")
+        assert tab.evaluate(CUT_OFF) == [], f"a formula of {page} begins left of the screen"
         if got > width:
             wide[page] = got, tab.evaluate(STICKING_OUT, width)
     assert not wide, wide
