@@ -6,6 +6,7 @@ standard's names. Torch's own automatic differentiation is never used.
 """
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -232,9 +233,14 @@ def dtype_name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+@functools.cache
+def _is_float_dtype(dtype: Any) -> bool:
+    return dtype_name(dtype).startswith(("float", "bfloat"))
+
+
 def is_float(x: Array) -> bool:
     """Whether `x` holds floating-point numbers."""
-    return dtype_name(x.dtype).startswith(("float", "bfloat"))
+    return _is_float_dtype(x.dtype)
 
 
 def refuse_autograd(x: Any) -> None:

@@ -19,8 +19,8 @@ class Path:
     """What a descent went through.
 
     Attributes:
-        points: (steps + 1, *shape of the start) as NumPy.
-        losses: (steps + 1,) or (steps + 1, runs) as NumPy, the loss of each run at each point.
+        points: (T + 1, *shape of the start) as NumPy, after T steps.
+        losses: (T + 1,) or (T + 1, runs) as NumPy, the loss of each run at each point.
     """
 
     points: np.ndarray
@@ -48,7 +48,8 @@ def descend(
             of its own row alone.
         start: θ₀, (d,) or (runs, d).
         lr: learning rate η > 0; an array of one per run where there are several.
-        steps: number of steps; a run whose loss has grown a trillionfold stands still.
+        steps: number of steps; a run whose loss has grown a trillionfold stands still, and the
+            path ends early when all do.
         momentum: μ ≥ 0.
         schedule: factor on η at step t = 0, 1, …
 
@@ -68,6 +69,7 @@ def descend(
         raise ShapeError(f"{rates.shape} learning rates for starts of shape {tuple(theta.shape)}")
     eta = backend.like(np.broadcast_to(rates[..., None], theta.shape).copy(), theta)
     velocity = xp(theta).zeros_like(theta)
+    ones = np.ones(runs)
     points, losses = [], []
     for t in range(steps + 1):
         parameter = Tensor(theta, requires_grad=True)
@@ -80,12 +82,14 @@ def descend(
         losses.append(backend.to_numpy(value.data).copy())
         if t == steps:
             break
-        [g] = grad(ops.sum(value), [parameter])
-        step = eta * (schedule(t) if schedule else 1.0)
-        bound = TOO_LARGE * np.maximum(np.abs(losses[0]), 1e-300)
-        alive = backend.like(np.asarray(np.abs(losses[-1]) < bound)[..., None], theta)
-        velocity = (momentum * velocity + g.data) * alive
-        theta = theta - step * velocity
+        alive = np.abs(losses[-1]) < TOO_LARGE * np.maximum(np.abs(losses[0]), 1e-300)
+        if not alive.any():
+            break
+        [g] = grad(value, [parameter], cotangent=ones)
+        velocity = momentum * velocity + g.data if momentum else g.data
+        if not alive.all():
+            velocity = velocity * backend.like(alive[..., None], theta)
+        theta = theta - eta * (velocity * schedule(t) if schedule else velocity)
     return Path(np.stack(points), np.stack(losses))
 
 
@@ -114,7 +118,8 @@ def quadratic(hessian: Any, minimum: Any = 0.0) -> Callable[[Tensor], Tensor]:
         if matrix.ndim == 2:
             pulled = ops.matmul(error, matrix)
         else:
-            pulled = ops.matmul(error[:, None], matrix)[:, 0]
+            n, d = error.shape
+            pulled = ops.reshape(ops.matmul(ops.reshape(error, (n, 1, d)), matrix), (n, d))
         return 0.5 * ops.sum(pulled * error, axis=-1)
 
     return loss
@@ -125,8 +130,8 @@ def largest_stable_lr(
 ) -> np.ndarray:
     """The learning rate beyond which descent from `start` diverges, found by trying.
 
-    Raises η from 1e-6 fourfold until a run grows over its second half, then halves the bracket
-    (on a log scale) until it is narrower than `rtol`; many runs side by side, each with its own
+    Raises η from 1e-6 in large steps until a run grows over its second half, then halves the
+    bracket (on a log scale) until it is narrower than `rtol`; many runs side by side, each with its own
     bracket. Near the threshold growth is slow: T steps tell the threshold to about 1/T.
 
     Args:
@@ -143,7 +148,7 @@ def largest_stable_lr(
     stable, unstable = np.full(runs, 1e-6), np.full(runs, 1e-6)
     while not (grows := descend(loss, start, unstable, steps).diverged).all():
         stable = np.where(grows, stable, unstable)
-        unstable = np.where(grows, unstable, unstable * 4)
+        unstable = np.where(grows, unstable, unstable * 64)
         if unstable.max() > 1e12:
             raise ValueError("a run diverges at no learning rate up to 1e12: is its loss bounded?")
     while (unstable / stable).max() > 1 + rtol:

@@ -353,24 +353,21 @@ class Op:
         return self._kept[tracked]
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        data, parents, has_tensor, tracked = [], [], False, False
+        data, parents = [], []
+        has_tensor = tracked = has_constant = False
         for a in args:
             if a.__class__ is Tensor:
                 has_tensor = True
                 node = a.node
-                if node is not None:
-                    tracked = True
+                tracked = tracked or node is not None
                 parents.append(node)
                 data.append(a._data)
             else:
+                has_constant = has_constant or a.__class__ not in _NUMBERS
                 parents.append(None)
                 data.append(a)
-        if has_tensor:
-            for i, a in enumerate(data):
-                if a.__class__ not in _PLAIN:
-                    data[i] = _constant(a)
-                elif a.__class__ is np.ndarray:
-                    data[i] = _beside(a, data)
+        if has_constant and has_tensor:
+            data = [_constant(a, data) for a in data]
         try:
             z = self.forward(*data, **params)
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
@@ -380,7 +377,7 @@ class Op:
         if not (tracked and _recording):
             return Tensor.wrap(z, None)
         keep_z, keep = self.kept(tuple([p is not None for p in parents]))
-        saved = [a if k else None for a, k in zip(data, keep, strict=True)]
+        saved = [a if k else None for a, k in zip(data, keep)]  # noqa: B905
         node = Node(self, parents, saved, params, z if keep_z else None, z.shape, z.dtype)
         return Tensor.wrap(z, node)
 
@@ -388,22 +385,19 @@ class Op:
         return f"<op {self.name}>"
 
 
-_PLAIN = {np.ndarray, float, int, bool, type(None)}
+_NUMBERS = frozenset({float, int, bool, type(None)})
 
 
-def _constant(a: Any) -> Any:
-    """A constant argument beside a Tensor: NumPy scalars and 0-d arrays promote silently."""
+def _constant(a: Any, others: Sequence[Any]) -> Any:
+    """A constant beside Tensors: a NumPy scalar as a plain number (it would promote silently),
+    a NumPy array moved to where the torch tensors are."""
     if isinstance(a, np.generic):
         return a.item()
+    if a.__class__ is np.ndarray:
+        for other in others:
+            if other.__class__ not in _NUMBERS and xp(other) is not np:
+                return xp(other).as_tensor(a, device=other.device)
     backend.refuse_autograd(a)
-    return a
-
-
-def _beside(a: np.ndarray, others: Sequence[Any]) -> Any:
-    """A NumPy array moved to where the torch tensors beside it are, if there are any."""
-    for other in others:
-        if other.__class__ not in _PLAIN and xp(other) is not np:
-            return xp(other).as_tensor(a, device=other.device)
     return a
 
 
