@@ -119,7 +119,7 @@ def loss_slice(
     Returns:
         (m, n): one row per b, as contour plots want it.
     """
-    kept = backend.to_numpy(flat.theta).copy()
+    kept = flat.snapshot()
     origin = kept if centre is None else backend.to_numpy(centre)
     first, second = backend.to_numpy(first), backend.to_numpy(second)
     values = np.empty((len(b), len(a)))

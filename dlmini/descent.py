@@ -131,8 +131,8 @@ def largest_stable_lr(
     """The learning rate beyond which descent from `start` diverges, found by trying.
 
     Raises η from 1e-6 in large steps until a run grows over its second half, then halves the
-    bracket (on a log scale) until it is narrower than `rtol`; many runs side by side, each with its own
-    bracket. Near the threshold growth is slow: T steps tell the threshold to about 1/T.
+    bracket (on a log scale) until it is narrower than `rtol`; many runs side by side, each with
+    its own bracket. Near the threshold growth is slow: T steps tell the threshold to about 1/T.
 
     Args:
         loss, start, steps: as in `descend`.
@@ -186,7 +186,7 @@ def slopes_along(
     Returns:
         (n,), loss per unit length.
     """
-    here = backend.to_numpy(flat.theta).copy()
+    here = flat.snapshot()
     slopes = []
     try:
         with no_grad():

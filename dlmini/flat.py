@@ -8,7 +8,9 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .backend import Array, dtype_name, like, xp
+import numpy as np
+
+from .backend import Array, dtype_name, like, to_numpy, xp
 from .tensor import Clock, GradientError, Leaf, ShapeError, Tensor
 
 
@@ -51,6 +53,10 @@ class Flat:
     def size(self) -> int:
         """P, the number of parameters."""
         return self.theta.shape[0]
+
+    def snapshot(self) -> np.ndarray:
+        """A copy of θ on the CPU, (P,), to compare with or to go back to (`assign`)."""
+        return np.array(to_numpy(self.theta))
 
     def holds(self, parameters: list[Tensor]) -> bool:
         """Whether these very parameters, in this order, still live in this vector."""

@@ -34,6 +34,14 @@ def test_parameters_are_views_of_theta_and_g():
     assert flat.g.tolist() == [10, 12]
 
 
+def test_a_snapshot_does_not_follow_the_parameters():
+    a = parameter(1.0, 2.0)
+    flat = dl.flat.pack([a])
+    kept = flat.snapshot()
+    flat.assign([5, 6])
+    assert kept.tolist() == [1, 2]
+
+
 def test_shared_weights_are_packed_once():
     a = parameter(1.0, 2.0)
     assert dl.flat.pack([a, a]).size == 2
