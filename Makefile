@@ -61,7 +61,7 @@ clean:
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-book
+	rm -rf .venv .venv-book .venv-newest
 
 # Environments. The stamp is older than pyproject.toml or constraints.txt: install again.
 
