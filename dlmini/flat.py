@@ -30,6 +30,7 @@ class Flat:
         self.theta: Array = library.empty(ends[-1], dtype=first.dtype, device=first.device)
         self._g: Array = library.zeros_like(self.theta)
         self.clock = Clock(owner=weakref.ref(self))
+        self.retired = False  # have some of the parameters moved to another vector?
         for p, cut in zip(parameters, self.slices, strict=True):
             view = self.theta[cut].reshape(p.shape)
             view[...] = p.data
@@ -39,15 +40,22 @@ class Flat:
             if leaf.grad is not None and not leaf.stale:
                 grad[...] = leaf.grad
             leaf.stale = False
+            former = leaf.clock.owner and leaf.clock.owner()
+            if former is not None:
+                former.retired = True
             p._data, leaf.grad, leaf.clock = view, grad, self.clock
 
     @property
     def g(self) -> Array:
         """The gradient vector; entries that no backward pass has written are zero."""
+        self.fill()
+        return self._g
+
+    def fill(self) -> None:
+        """Write the zeros of the gradients that no backward pass has written."""
         for p in self.parameters:
             if p.node.stale:  # type: ignore[union-attr]
-                p.grad  # noqa: B018  reading it fills in the zeros
-        return self._g
+                p.grad  # noqa: B018  reading it fills them in
 
     @property
     def size(self) -> int:
@@ -57,11 +65,6 @@ class Flat:
     def snapshot(self) -> np.ndarray:
         """A copy of θ on the CPU, (P,), to compare with or to go back to (`assign`)."""
         return np.array(to_numpy(self.theta))
-
-    def holds(self, parameters: list[Tensor]) -> bool:
-        """Whether these very parameters, in this order, still live in this vector."""
-        same = [id(p) for p in self.parameters] == [id(p) for p in parameters]
-        return same and all(p.node.clock is self.clock for p in parameters)  # type: ignore[union-attr]
 
     def zero_grad(self) -> None:
         """Let the next backward pass overwrite the gradients instead of adding to them."""
@@ -74,7 +77,7 @@ class Flat:
         Raises:
             GradientError: some parameters have since been packed into another vector.
         """
-        if not self.holds(self.parameters):
+        if self.retired:
             raise GradientError(
                 "these parameters were packed again, by a later optimizer or pack() over "
                 "other parameters: make one optimizer over all of them, and make it last"
@@ -131,6 +134,7 @@ def pack(parameters: Iterable[Tensor]) -> Flat:
         raise TypeError(f"parameters of different kinds cannot share one vector: {names}")
     owner = chosen[0].node.clock.owner  # type: ignore[union-attr]
     existing = owner() if owner else None
-    if existing is not None and existing.holds(chosen):
-        return existing
-    return Flat(chosen)
+    if existing is None or existing.retired:
+        return Flat(chosen)
+    same = [id(p) for p in existing.parameters] == list(unique)
+    return existing if same else Flat(chosen)

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import backend
 from .backend import xp
-from .ops import matmul, mean, mul, raw, reshape, sub, sum, transpose
+from .ops import matmul, raw, reshape, sum, transpose
 from .tensor import ShapeError, op
 
 # --- the dense layer ------------------------------------------------------------------------------
@@ -131,6 +131,24 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
     return _cross_entropy(logits, labels=labels)
 
 
+def _mse_rule(g, z, prediction, target):
+    return (prediction - target) * (g * (2.0 / math.prod(prediction.shape)))
+
+
+def _mse_forward(prediction, target):
+    error = prediction - target
+    error *= error
+    return error.mean()
+
+
+_mse = op(
+    _mse_forward,
+    _mse_rule,
+    lambda g, z, prediction, target: -_mse_rule(g, z, prediction, target),
+    name="mse_loss",
+)
+
+
 def mse_loss(prediction: Any, target: Any) -> Any:
     """Mean of (prediction − target)² over all entries.
 
@@ -142,8 +160,7 @@ def mse_loss(prediction: Any, target: Any) -> Any:
             f"mse_loss of shapes {tuple(prediction.shape)} and {tuple(target.shape)}: they must "
             "be equal; reshape one of them"
         )
-    error = sub(prediction, target)
-    return mean(mul(error, error))
+    return _mse(prediction, target)
 
 
 def accuracy(logits: Any, labels: Any) -> float:

@@ -30,12 +30,28 @@ class Optimizer:
     def __init__(self, params: Iterable[Tensor], lr: float):
         self.lr = lr
         self.flat = pack(params)
-        theta = self.flat.theta
         for name in self.state:
-            setattr(self, name, xp(theta).zeros_like(theta))
+            setattr(self, name, xp(self.flat.theta).zeros_like(self.flat.theta))
+        self._cut()
+
+    def _cut(self) -> None:
+        """Views of the blocks that `step` walks over, with scratch memory that they share."""
+        theta, g = self.flat.theta, self.flat.g
+        vectors = [theta, g, *(getattr(self, name) for name in self.state)]
         block = BLOCK if str(theta.device) == "cpu" else self.flat.size
-        self._scratch = xp(theta).empty_like(theta[:block])
-        self._blocks = [slice(i, i + block) for i in range(0, self.flat.size, block)]
+        scratch = xp(theta).empty_like(theta[:block])
+        self._blocks = []
+        for start in range(0, self.flat.size, block):
+            parts = [v[start : start + block] for v in vectors]
+            self._blocks.append((parts[0], parts[1], scratch[: len(parts[0])], *parts[2:]))
+
+    # A copy works on copies of the parameters, so its views have to be cut anew.
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_blocks"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._cut()
 
     @property
     def lr(self) -> float:
@@ -48,12 +64,10 @@ class Optimizer:
 
     def step(self) -> None:
         """Change the parameters once, by the gradients that backward has left."""
-        flat, theta, g = self.flat, self.flat.theta, self.flat.g
-        vectors = [getattr(self, name) for name in self.state]
-        for cut in self._blocks:
-            part = theta[cut]
-            self.update(part, g[cut], self._scratch[: len(part)], *[v[cut] for v in vectors])
-        flat.touch()
+        self.flat.fill()
+        for block in self._blocks:
+            self.update(*block)
+        self.flat.touch()
 
     def update(self, theta: Array, g: Array, scratch: Array, *state: Array) -> None:
         raise NotImplementedError(f"{type(self).__name__} has no update")

@@ -328,7 +328,7 @@ class Op:
         self.first = first
         self.into = into or {}
         self.reads = [self._positions(rule) for rule in rules]
-        self._kept: dict[tuple[bool, ...], tuple[bool, list[bool]]] = {}
+        self._kept: dict[tuple[int, int], tuple[bool, list[int]]] = {}
 
     def _positions(self, rule: Rule | None) -> set[int]:
         """Which of (g, z, *args) `rule` reads, by position."""
@@ -342,30 +342,31 @@ class Op:
             positions |= set(range(code.co_argcount, 99))  # reads *args: keep them all
         return positions
 
-    def kept(self, tracked: tuple[bool, ...]) -> tuple[bool, list[bool]]:
-        """(keep z?, keep each argument?) when the arguments marked in `tracked` need gradients."""
-        if tracked not in self._kept:
-            reads = set(self._positions(self.first))
-            for needed, positions in zip(tracked, self.reads, strict=False):
-                if needed:
-                    reads |= positions
-            self._kept[tracked] = (1 in reads, [i + 2 in reads for i in range(len(tracked))])
-        return self._kept[tracked]
+    def _kept_for(self, tracked: int, count: int) -> tuple[bool, list[int]]:
+        """(keep z?, which of `count` arguments to drop) when those in the bits are tracked."""
+        reads = set(self._positions(self.first))
+        for i, positions in enumerate(self.reads):
+            if tracked >> i & 1:
+                reads |= positions
+        unread = [i for i in range(count) if i + 2 not in reads]
+        self._kept[tracked, count] = (1 in reads, unread)
+        return self._kept[tracked, count]
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        data, parents = [], []
-        has_tensor = tracked = has_constant = False
+        data, parents, tracked, bit = [], [], 0, 1
+        has_tensor = has_constant = False
         for a in args:
             if a.__class__ is Tensor:
                 has_tensor = True
-                node = a.node
-                tracked = tracked or node is not None
-                parents.append(node)
+                if a.node is not None:
+                    tracked |= bit
+                parents.append(a.node)
                 data.append(a._data)
             else:
                 has_constant = has_constant or a.__class__ not in _NUMBERS
                 parents.append(None)
                 data.append(a)
+            bit += bit
         if has_constant and has_tensor:
             data = [_constant(a, data) for a in data]
         try:
@@ -376,9 +377,10 @@ class Op:
             return z
         if not (tracked and _recording):
             return Tensor.wrap(z, None)
-        keep_z, keep = self.kept(tuple([p is not None for p in parents]))
-        saved = [a if k else None for a, k in zip(data, keep)]  # noqa: B905
-        node = Node(self, parents, saved, params, z if keep_z else None, z.shape, z.dtype)
+        keep_z, unread = self._kept.get((tracked, len(data))) or self._kept_for(tracked, len(data))
+        for i in unread:
+            data[i] = None
+        node = Node(self, parents, data, params, z if keep_z else None, z.shape, z.dtype)
         return Tensor.wrap(z, node)
 
     def __repr__(self) -> str:
