@@ -18,10 +18,10 @@ from .backend import xp
 from .tensor import ShapeError, Tensor, astype, broadcast_to, op, unbroadcast
 
 __all__ = [
-    "abs", "add", "astype", "broadcast_to", "concatenate", "cos", "div", "exp", "getitem", "log",
-    "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "power",
+    "abs", "add", "astype", "broadcast_to", "clip", "concatenate", "cos", "div", "exp", "getitem",
+    "log", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "power",
     "relu", "reshape", "sigmoid", "sin", "softplus", "sqrt", "stack", "sub", "sum", "tanh",
-    "transpose", "unbroadcast", "where",
+    "transpose", "unbroadcast", "var", "where",
 ]  # fmt: skip
 
 # --- arithmetic, with broadcasting ----------------------------------------------------------------
@@ -164,6 +164,20 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False
     if count == 0:
         raise ShapeError(f"mean of an empty array of shape {tuple(x.shape)} over axis {axis}")
     return sum(x, axis, keepdims) * (1.0 / count)
+
+
+def var(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
+    """Mean squared distance from the mean over `axis`: divided by the count, not by count − 1."""
+    centred = x - mean(x, axis, keepdims=True)
+    return mean(centred * centred, axis, keepdims)
+
+
+def clip(x: Any, low: float, high: float) -> Any:
+    """x kept between `low` and `high`; the gradient is 0 outside."""
+    if not low <= high:
+        raise ValueError(f"clip needs low <= high, got low={low} and high={high}")
+    inside = (raw(x) >= low) & (raw(x) <= high)
+    return where(inside, x, xp(raw(x)).clip(raw(x), low, high))
 
 
 def _extremum(name):

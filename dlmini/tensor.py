@@ -519,7 +519,7 @@ def _walk(
                     old = grads.get(parent)
                     grads[parent] = d if old is None else old + d
         if not retain_graph:
-            node.args = node.z = None
+            node.args = node.z = node.params = None
             node.parents = ()
     return found
 
