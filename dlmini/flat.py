@@ -13,6 +13,9 @@ import numpy as np
 from .backend import Array, dtype_name, like, to_numpy, xp
 from .tensor import Clock, GradientError, Leaf, ShapeError, Tensor
 
+# A part of θ: a layer, some of the parameters, a rule that picks them, or a mask (P,).
+Part = Any
+
 
 class Flat:
     """One vector θ (P entries) under a list of parameters, and one vector g under their gradients.
@@ -104,6 +107,43 @@ class Flat:
             vector[cut].reshape(p.shape)
             for p, cut in zip(self.parameters, self.slices, strict=True)
         ]
+
+    def mask(self, which: Part) -> np.ndarray:
+        """Which entries of θ belong to a part of it, booleans (P,).
+
+        Args:
+            which: a module, one or some of the packed parameters, a predicate parameter ↦ bool,
+                or already a mask (P,).
+
+        Raises:
+            ShapeError: a mask of another length.
+            TypeError: a mask that holds no booleans.
+            GradientError: a parameter that is not packed here.
+        """
+        if which.__class__ is Tensor:
+            which = [which]
+        if hasattr(which, "shape"):
+            which = to_numpy(which)
+            if which.shape != (self.size,):
+                raise ShapeError(f"expected a mask of shape ({self.size},), got {which.shape}")
+            if which.dtype != bool:
+                raise TypeError(f"a mask holds booleans, got {which.dtype}: compare with `!= 0`?")
+            return which.copy()
+        if hasattr(which, "parameters"):
+            which = which.parameters()
+        if callable(which):
+            chosen = [bool(which(p)) for p in self.parameters]
+        else:
+            wanted = {id(p): p for p in which}
+            strangers = wanted.keys() - {id(p) for p in self.parameters}
+            if strangers:
+                shapes = sorted(str(getattr(wanted[k], "shape", wanted[k])) for k in strangers)
+                raise GradientError(
+                    f"{len(strangers)} of {len(wanted)} parameters, of shape {', '.join(shapes)}, "
+                    "are not among those packed here: were they given to this optimizer?"
+                )
+            chosen = [id(p) in wanted for p in self.parameters]
+        return np.repeat(chosen, [p.size for p in self.parameters])
 
     # A copy holds copies of the parameters, packed anew.
     def __reduce__(self):
