@@ -66,14 +66,8 @@ class _TorchNamespace:
     def permute_dims(self, x, axes):
         return x.permute(axes)
 
-    def expand_dims(self, x, axis):
-        return x.unsqueeze(axis)
-
     def astype(self, x, dtype):
         return x.to(dtype)
-
-    def take(self, x, indices, axis=0):
-        return self._torch.index_select(x, axis, indices)
 
 
 class _Libraries(dict):
@@ -197,8 +191,11 @@ def asarray(x: Any, dtype: Any = None) -> Array:
         TypeError: `x` holds no numbers.
     """
     refuse_autograd(x)
-    if not isinstance(x, np.ndarray) and xp(x) is np:
-        x = np.asarray(x)
+    if xp(x) is np:
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise TypeError(f"expected a regular array of numbers, got {str(x)[:60]}") from error
         if x.dtype.kind not in "fiub":
             raise TypeError(f"expected numbers, got {x.dtype.name} values: {str(x)[:60]}")
     if dtype is None:
@@ -216,6 +213,8 @@ def like(x: Any, reference: Array) -> Array:
     """`x` as an array of the library, device and dtype of `reference`."""
     if xp(reference) is np:
         return np.asarray(to_numpy(x), dtype=reference.dtype)
+    if xp(x) is np:  # a list, a number, a NumPy array or a Tensor
+        x = np.array(to_numpy(x))
     return xp(reference).as_tensor(x, dtype=reference.dtype, device=reference.device)
 
 

@@ -29,8 +29,14 @@ class Path:
     @property
     def diverged(self) -> np.ndarray:
         """Whether each run's loss grew over the second half of the descent, or out of bounds."""
-        first, half, last = self.losses[[0, len(self.losses) // 2, -1]]
-        return ~np.isfinite(last) | (last > half) | (last > TOO_LARGE * np.abs(first))
+        half, last = self.losses[[len(self.losses) // 2, -1]]
+        return ~np.isfinite(last) | (last > half) | (last > _bound(self.losses))
+
+
+def _bound(losses: Any) -> np.ndarray:
+    """The loss beyond which a run counts as diverged."""
+    first = np.abs(losses[0])
+    return TOO_LARGE * np.where(first == 0, 1.0, first)
 
 
 def descend(
@@ -57,14 +63,20 @@ def descend(
         ValueError: η not positive, steps < 1.
         ShapeError: the loss is not one number per run.
     """
-    rates = np.asarray(lr, dtype=float)
-    if rates.size == 0 or not (np.isfinite(rates).all() and (rates > 0).all()):
+    rates = np.asarray(lr)
+    if (
+        rates.size == 0
+        or rates.dtype.kind not in "fiu"
+        or not (np.isfinite(rates).all() and (rates > 0).all())
+    ):
         raise ValueError(f"the learning rate lr must be finite and > 0, got {lr!r}")
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
     positive("momentum", momentum, allow_zero=True)
     theta = backend.asarray(np.array(backend.to_numpy(start), dtype=float))
-    runs = theta.shape[:-1]
+    if theta.ndim == 0:
+        raise ShapeError("start must be (d,) or (runs, d), got a single number: write [number]")
+    runs = tuple(theta.shape[:-1])
     if rates.shape not in ((), runs):
         raise ShapeError(f"{rates.shape} learning rates for starts of shape {tuple(theta.shape)}")
     eta = backend.like(np.broadcast_to(rates[..., None], theta.shape).copy(), theta)
@@ -74,6 +86,10 @@ def descend(
     for t in range(steps + 1):
         parameter = Tensor(theta, requires_grad=True)
         value = loss(parameter)
+        if value.__class__ is not Tensor:
+            raise TypeError(
+                f"the loss must return a Tensor made from θ, got {type(value).__name__}"
+            )
         if value.shape != runs:
             raise ShapeError(
                 f"the loss of θ {tuple(theta.shape)} must have shape {runs}, it has {value.shape}"
@@ -82,7 +98,7 @@ def descend(
         losses.append(backend.to_numpy(value.data).copy())
         if t == steps:
             break
-        alive = np.abs(losses[-1]) < TOO_LARGE * np.maximum(np.abs(losses[0]), 1e-300)
+        alive = np.abs(losses[-1]) < _bound(losses)
         if not alive.any():
             break
         [g] = grad(value, [parameter], cotangent=ones)
@@ -104,7 +120,9 @@ def quadratic(hessian: Any, minimum: Any = 0.0) -> Callable[[Tensor], Tensor]:
         ShapeError: H is not square.
         ValueError: H is not symmetric.
     """
-    h = backend.to_numpy(hessian)
+    h = backend.to_numpy(hessian).astype(float)
+    if not np.isfinite(h).all():
+        raise ValueError("the Hessian has entries that are not finite")
     if h.ndim < 2 or h.shape[-2] != h.shape[-1]:
         raise ShapeError(f"a Hessian is a square matrix, got shape {h.shape}")
     transposed = np.swapaxes(h, -1, -2)
@@ -130,7 +148,7 @@ def largest_stable_lr(
 ) -> np.ndarray:
     """The learning rate beyond which descent from `start` diverges, found by trying.
 
-    Raises η from 1e-6 in large steps until a run grows over its second half, then halves the
+    Raises η from 1e-12 in large steps until a run grows over its second half, then halves the
     bracket (on a log scale) until it is narrower than `rtol`; many runs side by side, each with
     its own bracket. Near the threshold growth is slow: T steps tell the threshold to about 1/T.
 
@@ -142,10 +160,12 @@ def largest_stable_lr(
         One η for each run; a 0-d array for a single one.
 
     Raises:
-        ValueError: a run diverges at no learning rate up to 1e12.
+        ValueError: a run diverges at no learning rate up to 1e12, or at all down to 1e-12.
     """
     runs = backend.to_numpy(start).shape[:-1]
-    stable, unstable = np.full(runs, 1e-6), np.full(runs, 1e-6)
+    stable, unstable = np.full(runs, 1e-12), np.full(runs, 1e-12)
+    if descend(loss, start, stable, steps).diverged.any():
+        raise ValueError("a run diverges even at a learning rate of 1e-12: scale its loss down")
     while not (grows := descend(loss, start, unstable, steps).diverged).all():
         stable = np.where(grows, stable, unstable)
         unstable = np.where(grows, unstable, unstable * 64)
@@ -163,6 +183,8 @@ def asymptotic_rate(path: Path, minimum: Any = 0.0) -> np.ndarray:
     """Factor by which ‖θ − θ*‖ shrinks per step, measured over the second half of a path."""
     error = np.linalg.norm(path.points - backend.to_numpy(minimum), axis=-1)
     half = len(error) // 2
+    if len(error) < 3 or not error[half].all():
+        raise ValueError("a rate needs at least two steps and an error that has not reached zero")
     return (error[-1] / error[half]) ** (1 / (len(error) - 1 - half))
 
 
@@ -186,11 +208,15 @@ def slopes_along(
     Returns:
         (n,), loss per unit length.
     """
+    directions = np.asarray(directions)
+    if directions.ndim != 2 or directions.shape[1] != flat.size:
+        raise ShapeError(f"directions must be (n, {flat.size}), got {directions.shape}")
+    backend.positive("h", h)
     here = flat.snapshot()
     slopes = []
     try:
         with no_grad():
-            for u in np.asarray(directions):
+            for u in directions:
                 ends = []
                 for sign in (1, -1):
                     flat.assign(here + sign * h * u)

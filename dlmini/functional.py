@@ -22,7 +22,7 @@ from .ops import (
     var,
     where,
 )
-from .tensor import Op, ShapeError, Tensor, op
+from .tensor import Op, ShapeError, Tensor, op, operand
 
 # --- the dense layer ------------------------------------------------------------------------------
 
@@ -65,6 +65,12 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     Raises:
         ShapeError: the number of features does not match.
     """
+    x = operand(x)
+    if weight.ndim != 2 or (bias is not None and tuple(bias.shape) != tuple(weight.shape[:1])):
+        raise ShapeError(
+            f"linear needs a weight (out, in) and a bias (out,), got {tuple(weight.shape)} and "
+            f"{None if bias is None else tuple(bias.shape)}"
+        )
     if x.ndim == 0 or x.shape[-1] != weight.shape[-1]:
         raise ShapeError(
             f"linear: the input has shape {tuple(x.shape)}, but the layer takes "
@@ -441,6 +447,19 @@ def _cross_entropy_rule(g, z, logits, labels):
 _cross_entropy = op(_cross_entropy_forward, _cross_entropy_rule, name="cross_entropy")
 
 
+def _class_numbers(labels: Any, logits: Array) -> Array:
+    """Labels as integers where the logits are; a uint8 array would be a mask to torch."""
+    labels = raw(labels)
+    if backend.is_float(labels) or "bool" in str(labels.dtype):
+        raise ValueError(
+            f"labels are class numbers, got {backend.dtype_name(labels.dtype)}: "
+            "convert them with .astype(int)"
+        )
+    if xp(logits) is np:
+        return backend.to_numpy(labels).astype(np.int64, copy=False)
+    return xp(logits).as_tensor(labels, dtype=xp(logits).int64, device=logits.device)
+
+
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """Mean over the batch of −log softmax(logits)[label], in nats.
 
@@ -452,12 +471,10 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
         ShapeError: shapes do not fit, or the batch is empty.
         ValueError: labels are not integers or out of range.
     """
+    logits = operand(logits)
     if logits.ndim != 2:
         raise ShapeError(f"cross_entropy needs logits (N, classes), got {tuple(logits.shape)}")
-    if xp(raw(logits)) is np:
-        labels = np.asarray(labels)
-    else:
-        labels = xp(raw(logits)).as_tensor(labels, device=raw(logits).device)
+    labels = operand(labels)
     n, classes = logits.shape
     if tuple(labels.shape) != (n,):
         raise ShapeError(
@@ -466,8 +483,7 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
         )
     if n == 0:
         raise ShapeError("cross_entropy of an empty batch")
-    if backend.is_float(labels):
-        raise ValueError("labels are class numbers: convert them with .astype(int)")
+    labels = _class_numbers(labels, raw(logits))
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise ValueError(
@@ -499,19 +515,33 @@ def mse_loss(prediction: Any, target: Any) -> Any:
     """Mean of (prediction − target)² over all entries.
 
     Raises:
-        ShapeError: the shapes differ ((N, 1) against (N,) would broadcast to N × N).
+        ShapeError: the shapes differ ((N, 1) against (N,) would broadcast to N × N), or the batch
+            is empty.
     """
+    prediction, target = operand(prediction), operand(target)
     if tuple(prediction.shape) != tuple(target.shape):
         raise ShapeError(
             f"mse_loss of shapes {tuple(prediction.shape)} and {tuple(target.shape)}: they must "
             "be equal; reshape one of them"
         )
+    if 0 in prediction.shape:
+        raise ShapeError(f"mse_loss of an empty batch of shape {tuple(prediction.shape)}")
     return _mse(prediction, target)
 
 
 def accuracy(logits: Any, labels: Any) -> float:
-    """Share of rows whose largest logit is the label's, from 0 to 1."""
-    return float(np.mean(backend.to_numpy(logits).argmax(-1) == backend.to_numpy(labels)))
+    """Share of rows (N, classes) whose largest logit is the label's (N,), from 0 to 1.
+
+    Raises:
+        ShapeError: shapes do not fit, or there are no rows.
+    """
+    z, y = backend.to_numpy(logits), backend.to_numpy(labels)
+    if z.ndim != 2 or y.shape != z.shape[:1] or len(y) == 0:
+        raise ShapeError(
+            f"accuracy needs logits (N, classes) and N >= 1 class numbers (N,), "
+            f"got {z.shape} and {y.shape}"
+        )
+    return float(np.mean(z.argmax(-1) == y))
 
 
 def gain(nonlinearity: str) -> float:

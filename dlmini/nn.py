@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import backend, functional, ops
-from .tensor import Tensor
+from .tensor import Leaf, Tensor
 
 
 class Module:
@@ -32,7 +32,7 @@ class Module:
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """(dotted name, parameter), in order of definition."""
         for name, value in vars(self).items():
-            if isinstance(value, Tensor) and value.requires_grad:
+            if isinstance(value, Tensor) and isinstance(value.node, Leaf):
                 yield prefix + name, value
         for name, module in self.children():
             yield from module.named_parameters(f"{prefix}{name}.")
@@ -138,6 +138,8 @@ class Sequential(Module):
 
 def mlp(*widths: int, activation: type[Module] = ReLU) -> Sequential:
     """A dense network: mlp(64, 32, 10) is Linear(64, 32), ReLU, Linear(32, 10)."""
+    if not (isinstance(activation, type) and issubclass(activation, Module)):
+        raise TypeError(f"activation must be a Module class such as nn.ReLU, got {activation!r}")
     if len(widths) < 2:
         raise ValueError(f"mlp needs at least an input and an output width, got {widths}")
     layers: list[Module] = []

@@ -9,13 +9,14 @@ derivative is torch's: 0 for relu and |x| at 0, shared equally between tied maxi
 import builtins
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .backend import xp
-from .tensor import ShapeError, Tensor, astype, broadcast_to, op, unbroadcast
+from .tensor import ShapeError, Tensor, astype, broadcast_to, op, operand, unbroadcast
 
 __all__ = [
     "abs", "add", "astype", "broadcast_to", "clip", "concatenate", "cos", "div", "exp", "getitem",
@@ -46,7 +47,7 @@ def _power_exponent_rule(g, z, x, p):
 _power = op(
     lambda x, p: x**p,
     # p·x^(p-1), and 0 where p = 0 so that x = 0 gives 0 and not 0·∞
-    lambda g, z, x, p: g * p * x ** where(raw(p) == 0, 1.0, p - 1),
+    lambda g, z, x, p: g * p * where((raw(x) == 0) & (raw(p) == 0), 1.0, x) ** (p - 1),
     _power_exponent_rule,
     name="power",
 )
@@ -59,8 +60,8 @@ _power_constant = op(
 
 def power(x: Any, p: Any) -> Any:
     """x**p for a number or an array `p`."""
-    if isinstance(p, (int, float)):
-        return _power_constant(x, p=p)
+    if isinstance(p, (int, float, np.generic)):
+        return _power_constant(operand(x), p=float(p) if isinstance(p, np.generic) else p)
     return _power(x, p)
 
 
@@ -105,20 +106,32 @@ def _share(x, y, greater):
     return (x > y if greater else x < y) + 0.5 * tie
 
 
+def _library(*arrays):
+    """The namespace of the first argument that is an array."""
+    return xp(next((a for a in arrays if hasattr(a, "dtype")), 0.0))
+
+
 maximum = op(
-    lambda x, y: xp(x).maximum(x, y),
+    lambda x, y: _library(x, y).maximum(x, y),
     lambda g, z, x, y: g * _share(x, y, greater=True),
     lambda g, z, x, y: g * _share(y, x, greater=True),
     name="maximum",
 )
 minimum = op(
-    lambda x, y: xp(x).minimum(x, y),
+    lambda x, y: _library(x, y).minimum(x, y),
     lambda g, z, x, y: g * _share(x, y, greater=False),
     lambda g, z, x, y: g * _share(y, x, greater=False),
     name="minimum",
 )
+
+
+def _where_forward(mask, x, y):
+    library = _library(mask, x, y)
+    return library.where(mask if hasattr(mask, "dtype") else library.asarray(mask), x, y)
+
+
 where = op(
-    lambda mask, x, y: xp(mask).where(mask, x, y),
+    _where_forward,
     None,
     # Not g·mask: an infinite cotangent in the untaken branch would give NaN.
     lambda g, z, mask, x, y: where(mask, g, 0.0),
@@ -132,7 +145,8 @@ where = op(
 
 def _axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """`axis` as a tuple of non-negative axes."""
-    given = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    listed: Any = [axis] if hasattr(axis, "__index__") else range(ndim) if axis is None else axis
+    given = tuple(operator.index(a) for a in listed)
     for a in given:
         if not -ndim <= a < ndim:
             raise ShapeError(f"axis {a} of an array with {ndim} axes")
@@ -153,13 +167,15 @@ _sum = op(
 
 def sum(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
     """Sum over `axis` (all axes if None)."""
-    if not x.shape:
+    x = operand(x)
+    if _axes(axis, x.ndim) == ():
         return x
     return _sum(x, axes=_axes(axis, x.ndim), keepdims=keepdims, shape=tuple(x.shape))
 
 
 def mean(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
     """Mean over `axis` (all axes if None)."""
+    x = operand(x)
     count = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
     if count == 0:
         raise ShapeError(f"mean of an empty array of shape {tuple(x.shape)} over axis {axis}")
@@ -198,12 +214,14 @@ _max, _min = _extremum("max"), _extremum("min")
 
 def max(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
     """Largest entry over `axis`; tied entries share the gradient equally."""
-    return _max(x, axes=_axes(axis, x.ndim), keepdims=keepdims)
+    x = operand(x)
+    return x if _axes(axis, x.ndim) == () else _max(x, axes=_axes(axis, x.ndim), keepdims=keepdims)
 
 
 def min(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
     """Smallest entry over `axis`; tied entries share the gradient equally."""
-    return _min(x, axes=_axes(axis, x.ndim), keepdims=keepdims)
+    x = operand(x)
+    return x if _axes(axis, x.ndim) == () else _min(x, axes=_axes(axis, x.ndim), keepdims=keepdims)
 
 
 def _logsumexp_forward(x, axis, keepdims):
@@ -229,6 +247,9 @@ _logsumexp = op(
 
 def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
     """log Σ eˣ over one axis, without overflow."""
+    x = operand(x)
+    if not hasattr(axis, "__index__"):
+        raise ShapeError(f"logsumexp sums over one axis, got axis={axis!r}: reshape first")
     return _logsumexp(x, axis=_axes(axis, x.ndim)[0], keepdims=keepdims)
 
 
@@ -248,6 +269,7 @@ _transpose = op(
 
 def reshape(x: Any, shape: int | Sequence[int]) -> Any:
     """The same entries in another shape; one entry of `shape` may be -1."""
+    x = operand(x)
     wanted = (shape,) if isinstance(shape, int) else tuple(shape)
     source = tuple(x.shape)
     if -1 in wanted:
@@ -261,7 +283,10 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """Axes in another order (reversed if None)."""
+    x = operand(x)
     order = tuple(reversed(range(x.ndim))) if axes is None else _axes(axes, x.ndim)
+    if len(order) != x.ndim or len(set(order)) != x.ndim:
+        raise ShapeError(f"transpose of {x.ndim} axes needs each of them once, got {axes!r}")
     return _transpose(x, axes=order)
 
 
@@ -291,9 +316,21 @@ _put = op(
 )
 
 
+def _index(part):
+    """One part of an index: lists and Tensors as arrays, NumPy integers as numbers."""
+    if isinstance(part, np.integer):
+        return int(part)
+    if isinstance(part, (list, Tensor)):
+        part = (
+            raw(part) if part.__class__ is Tensor else np.asarray(part, dtype=None if part else int)
+        )
+    return part
+
+
 def getitem(x: Any, index: Any) -> Any:
     """x[index] for integers, slices, and integer or boolean arrays."""
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(_index(p) for p in (index if isinstance(index, tuple) else (index,)))
+    index = parts if isinstance(index, tuple) else parts[0]
     mixed = {isinstance(p, (slice, type(None), type(...))) for p in parts} == {True, False}
     if mixed and not builtins.all(
         isinstance(p, (int, slice, type(None), type(...))) for p in parts
@@ -302,7 +339,7 @@ def getitem(x: Any, index: Any) -> Any:
     return _getitem(x, index=index, shape=tuple(x.shape))
 
 
-@functools.cache
+@functools.lru_cache(256)
 def _join(axis, sizes):
     """Concatenation of arrays of these sizes: each rule cuts its argument's part out of g."""
 
@@ -320,6 +357,7 @@ def _join(axis, sizes):
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
     """Join along an existing axis."""
+    tensors = [operand(t) for t in tensors]
     if not tensors:
         raise ShapeError("concatenate needs at least one array")
     axis = _axes(axis, tensors[0].ndim)[0]
@@ -328,6 +366,7 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
     """Join along a new axis."""
+    tensors = [operand(t) for t in tensors]
     if not tensors:
         raise ShapeError("stack needs at least one array")
     axis = _axes(axis, tensors[0].ndim + 1)[0]
@@ -338,9 +377,17 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
 # --- matrix products ------------------------------------------------------------------------------
 
 
+def _exchange(x, i, j):
+    """Axes i and j exchanged."""
+    order = list(range(x.ndim))
+    i, j = _axes((i, j), x.ndim)
+    order[i], order[j] = order[j], order[i]
+    return transpose(x, order)
+
+
 def _swap(x):
     """The last two axes exchanged."""
-    return transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    return _exchange(x, -1, -2)
 
 
 _matmul = op(
@@ -353,6 +400,7 @@ _matmul = op(
 
 def matmul(x: Any, y: Any) -> Any:
     """Matrix product over the last two axes; leading axes broadcast; vectors as NumPy has it."""
+    x, y = operand(x), operand(y)
     for a in (x, y):
         if a.ndim == 0:
             raise ShapeError("matmul of a number: use * to scale")
@@ -387,14 +435,17 @@ for _name, _function in {
     setattr(Tensor, f"__r{_name}__", _reflected(_function))
 Tensor.__neg__ = lambda self: neg(self)
 Tensor.__pow__ = power
-Tensor.__rpow__ = lambda self, base: exp(self * math.log(base))
+Tensor.__rpow__ = lambda self, base: _power(xp(raw(self)).full_like(raw(self), 1.0) * base, self)
+Tensor.__abs__ = lambda self: abs(self)
+Tensor.__pos__ = lambda self: self
 Tensor.__getitem__ = getitem
 Tensor.sum = sum
 Tensor.mean = mean
 Tensor.max = max
 Tensor.min = min
 Tensor.reshape = lambda self, *shape: reshape(self, shape[0] if len(shape) == 1 else shape)
-Tensor.transpose = lambda self, *axes: transpose(self, axes or None)
+Tensor.permute = lambda self, *axes: transpose(self, axes)
+Tensor.transpose = lambda self, i, j: _exchange(self, i, j)
 Tensor.T = property(lambda self: transpose(self))
 for _function in (exp, log, sqrt, abs, tanh, sin, cos):
     setattr(Tensor, _function.name, lambda self, f=_function: f(self))

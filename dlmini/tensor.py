@@ -123,6 +123,8 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False):
         if data.__class__ is Tensor:
             data = data.data
+        elif isinstance(data, (list, tuple)) and any(d.__class__ is Tensor for d in data):
+            raise TypeError("a Tensor made of Tensors would lose their history: use dl.stack")
         self._data = backend.asarray(data)
         self.node: Node | Leaf | None = None
         if requires_grad:
@@ -132,6 +134,7 @@ class Tensor:
                     f"{backend.dtype_name(self._data.dtype)} of shape {self.shape}: "
                     "write 1.0 instead of 1, or convert with .astype('float32')"
                 )
+            self._data = xp(self._data).asarray(self._data, copy=True)  # memory of its own
             self.node = Leaf(self._data)
 
     @classmethod
@@ -213,7 +216,9 @@ class Tensor:
         return int(np.prod(self.shape))
 
     def detach(self) -> "Tensor":
-        """The same numbers without their history."""
+        """The same numbers without their history; of a parameter, as they are now."""
+        if isinstance(self.node, Leaf):
+            return Tensor.wrap(xp(self._data).asarray(self._data, copy=True), None)
         return Tensor.wrap(self._data, None)
 
     def item(self) -> float:
@@ -242,6 +247,47 @@ class Tensor:
         """
         _walk(self, grad, targets=None, create_graph=False, retain_graph=retain_graph)
 
+    def __array_function__(self, function, types, args, kwargs):
+        name = function.__name__
+        raise TypeError(
+            f"np.{name} would drop the history of a Tensor: use dl.{name} if there is one, "
+            "or np on t.numpy()"
+        )
+
+    def _no_assignment(self, other: Any) -> Any:
+        if isinstance(self.node, Leaf):
+            raise GradientError(
+                "an assignment such as p -= … would only rebind the name p: "
+                "to change a parameter write p.data -= …"
+            )
+        return NotImplemented  # t += … makes a new Tensor, as t = t + … does
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = _no_assignment
+
+    # Comparisons look at the numbers, entry by entry, and give a raw boolean array.
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: Any) -> Any:
+        return self._data == _raw(other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._data != _raw(other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._data < _raw(other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._data <= _raw(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._data > _raw(other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._data >= _raw(other)
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        return (self[i] for i in range(len(self)))  # type: ignore[index]
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("a 0-d Tensor has no length")
@@ -252,6 +298,12 @@ class Tensor:
 
     def __float__(self) -> float:
         return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
 
     def __setitem__(self, key, value):
         raise GradientError(
@@ -265,12 +317,27 @@ class Tensor:
 
     # A copy is a new leaf with memory of its own; packed parameters are re-packed by flat.py.
     def __deepcopy__(self, memo: dict) -> "Tensor":
+        self._refuse_computed("copied")
         copy = _leaf(xp(self._data).asarray(self._data, copy=True), self.requires_grad)
         memo[id(self)] = copy
         return copy
 
+    def _refuse_computed(self, what: str) -> None:
+        if isinstance(self.node, Node):
+            raise GradientError(f"a computed Tensor cannot be {what} with its history: t.detach()")
+
     def __reduce__(self):
+        self._refuse_computed("pickled")
         return _unpickle, (np.array(self.numpy()), self.requires_grad)
+
+
+def _raw(x: Any) -> Any:
+    return x._data if x.__class__ is Tensor else x
+
+
+def operand(x: Any) -> Any:
+    """`x` itself if it is a Tensor or an array; a list or number as an array."""
+    return x if hasattr(x, "ndim") else backend.asarray(x)
 
 
 def _leaf(array: Array, requires_grad: bool) -> Tensor:
@@ -307,25 +374,22 @@ class Op:
         forward: the function on raw arrays.
         *rules: one rule per positional argument.
         name: as shown in errors and drawings of the graph.
-        first: `first(g, z, *args, **params)` runs once before the rules and replaces `g`.
         into: {argument: function(out, g, z, *args, **params)}: the rule's result written
             straight into a parameter's gradient memory. Tested equal to the rule.
     """
 
-    __slots__ = ("_kept", "first", "forward", "into", "name", "reads", "rules")
+    __slots__ = ("_kept", "forward", "into", "name", "reads", "rules")
 
     def __init__(
         self,
         forward: Callable[..., Array],
         *rules: Rule | None,
         name: str,
-        first: Rule | None = None,
         into: dict[int, Callable[..., None]] | None = None,
     ):
         self.forward = forward
         self.rules = rules
         self.name = name
-        self.first = first
         self.into = into or {}
         self.reads = [self._positions(rule) for rule in rules]
         self._kept: dict[tuple[int, int], tuple[bool, list[int]]] = {}
@@ -334,17 +398,20 @@ class Op:
         """Which of (g, z, *args) `rule` reads, by position."""
         if rule is None:
             return set()
-        code, read = rule.__code__, _names_read(rule)
+        code = getattr(rule, "__code__", None)
+        if code is None or inspect.ismethod(rule):
+            return set(range(99))  # cannot tell: keep all
+        read, rest = _names_read(rule), code.co_argcount + code.co_kwonlyargcount
         positions = {
             i for i, name in enumerate(code.co_varnames[: code.co_argcount]) if name in read
         }
-        if code.co_flags & inspect.CO_VARARGS and code.co_varnames[code.co_argcount] in read:
+        if code.co_flags & inspect.CO_VARARGS and code.co_varnames[rest] in read:
             positions |= set(range(code.co_argcount, 99))  # reads *args: keep them all
         return positions
 
     def _kept_for(self, tracked: int, count: int) -> tuple[bool, list[int]]:
         """(keep z?, which of `count` arguments to drop) when those in the bits are tracked."""
-        reads = set(self._positions(self.first))
+        reads: set[int] = set()
         for i, positions in enumerate(self.reads):
             if tracked >> i & 1:
                 reads |= positions
@@ -368,7 +435,11 @@ class Op:
                 data.append(a)
             bit += bit
         if has_constant and has_tensor:
-            data = [_constant(a, data) for a in data]
+            like = next(a._data for a in args if a.__class__ is Tensor)
+            data = [a._data if a.__class__ is Tensor else _constant(a, like) for a in args]
+        for name in params:
+            if params[name].__class__ is Tensor:
+                raise TypeError(f"{self.name}: pass the Tensor {name!r} by position, not by name")
         try:
             z = self.forward(*data, **params)
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
@@ -390,16 +461,22 @@ class Op:
 _NUMBERS = frozenset({float, int, bool, type(None)})
 
 
-def _constant(a: Any, others: Sequence[Any]) -> Any:
-    """A constant beside Tensors: a NumPy scalar as a plain number (it would promote silently),
-    a NumPy array moved to where the torch tensors are."""
-    if isinstance(a, np.generic):
+def _constant(a: Any, like: Array) -> Any:
+    """A constant beside Tensors (`like` is one's data): in their library and precision.
+
+    NumPy scalars and 0-d arrays become plain numbers, which promote nothing.
+    """
+    if a.__class__ in _NUMBERS:
+        return a
+    if isinstance(a, (np.generic, np.ndarray)) and a.ndim == 0:
         return a.item()
-    if a.__class__ is np.ndarray:
-        for other in others:
-            if other.__class__ not in _NUMBERS and xp(other) is not np:
-                return xp(other).as_tensor(a, device=other.device)
     backend.refuse_autograd(a)
+    if isinstance(a, (list, tuple)):
+        a = backend.asarray(a)
+    if xp(a) is np and xp(like) is not np:
+        a = xp(like).as_tensor(a, device=like.device)
+    if a.dtype != like.dtype and "bool" not in str(a.dtype) and backend.is_float(like):
+        a = xp(a).astype(a, like.dtype)
     return a
 
 
@@ -435,7 +512,7 @@ def grad(
 
     Args:
         output: a scalar, or any Tensor together with a `cotangent` of its shape.
-        inputs: the Tensors to differentiate by (parameters or computed ones).
+        inputs: the Tensors to differentiate by (parameters or computed ones), or one of them.
         cotangent: weights of the output's entries; 1 for a scalar.
         create_graph: record the backward pass, so that the results can be differentiated.
         retain_graph: keep the activations; by default as `create_graph`.
@@ -443,8 +520,13 @@ def grad(
     Returns:
         One Tensor per input; zeros where the output does not depend on it.
     """
+    if output.__class__ is not Tensor:
+        raise GradientError(
+            f"the output is {type(output).__name__}, not a Tensor: nothing led here"
+        )
     retain = create_graph if retain_graph is None else retain_graph
-    nodes = []
+    inputs = [inputs] if inputs.__class__ is Tensor else list(inputs)
+    nodes: list[Any] = []
     for i, t in enumerate(inputs):
         if t.__class__ is not Tensor or t.node is None:
             raise GradientError(f"input {i} does not require grad: make it with requires_grad=True")
@@ -492,8 +574,6 @@ def _walk(
                     a if p is None or a is None else Tensor.wrap(a, p)
                     for a, p in zip(args, parents, strict=True)
                 ]
-            if op.first is not None:
-                g = op.first(g, z, *args, **params)
             for i, parent in enumerate(parents):
                 if parent is None:
                     continue
@@ -510,7 +590,7 @@ def _walk(
                     continue
                 d = rule(g, z, *args, **params)
                 if d.shape != parent.shape:
-                    d = unbroadcast(d, parent.shape)
+                    d = _fitted(d, parent.shape, op, i)
                 if d.dtype is not parent.dtype and d.dtype != parent.dtype:
                     d = astype(d, parent.dtype)
                 if parent.op is None and targets is None:
@@ -546,8 +626,20 @@ def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
     if cotangent.__class__ is Tensor and not create_graph:
         return cotangent.data
     if create_graph and cotangent.__class__ is not Tensor:
-        return Tensor.wrap(cotangent, None)
+        return Tensor.wrap(cotangent, None)  # rules see Tensors only
     return cotangent
+
+
+def _fitted(d: Any, shape: tuple[int, ...], op: Op, i: int) -> Any:
+    """A rule's result, summed over broadcast axes; refused if that does not give the shape."""
+    if len(d.shape) >= len(shape):
+        d = unbroadcast(d, shape)
+    if tuple(d.shape) != tuple(shape):
+        raise GradientError(
+            f"rule {i} of {op.name} returned shape {tuple(d.shape)} for an argument of shape "
+            f"{tuple(shape)}: a rule's result has the shape of the output's cotangent"
+        )
+    return d
 
 
 def _reachable(root: Any) -> list:

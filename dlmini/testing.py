@@ -14,7 +14,8 @@ def _track(inputs: Sequence[Any]) -> list[Tensor]:
     for i, x in enumerate(inputs):
         if backend.dtype_name(x.dtype) != "float64":
             raise TypeError(f"gradcheck needs float64, input {i} is {backend.dtype_name(x.dtype)}")
-    return [Tensor.wrap(x, Leaf(x)) for x in inputs]
+    arrays = [backend.asarray(x, dtype=x.dtype) for x in inputs]
+    return [Tensor.wrap(x, Leaf(x)) for x in arrays]
 
 
 def central_difference(

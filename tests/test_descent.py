@@ -37,6 +37,19 @@ def test_descent_on_a_quadratic_is_the_closed_form():
     assert run.losses[0] == pytest.approx(0.5 * (start - centre) @ h @ (start - centre))
 
 
+def test_a_loss_that_starts_at_zero_or_is_huge_is_no_obstacle():
+    run = descend(lambda t: (t * t).sum(-1) - 1.0, [1.0], 0.1, 50)
+    assert len(run.losses) == 51
+    assert run.losses[-1] == pytest.approx(-1.0, abs=1e-6)
+    assert largest_stable_lr(quadratic([[1e8]]), [1.0]) == pytest.approx(2e-8, rel=2e-3)
+
+
+def test_runs_that_diverge_stand_still_beside_those_that_do_not():
+    run = descend(quadratic([[1.0]]), [[1.0], [1.0]], [0.5, 100.0], 400)
+    assert run.points[-1, 0] == pytest.approx(0, abs=1e-12)
+    assert run.points[-1, 1] == run.points[-100, 1]
+
+
 def test_runs_side_by_side_equal_runs_alone():
     h = np.stack([dl.data.random_hessian(4, 10, rng=dl.rng(k)) for k in range(3)])
     start, rates = dl.rng(5).standard_normal((3, 4)), np.array([0.1, 0.5, 1.0])
@@ -94,6 +107,17 @@ def test_slopes_along_directions_are_g_dot_u(small):
         ),
         (lambda: descend(lambda t: t * t, [1, 1], 0.1, 5), ShapeError, r"must have shape \(\)"),
         (lambda: quadratic(np.ones(3)), ShapeError, "square matrix"),
+        (lambda: quadratic([[np.nan]]), ValueError, "not finite"),
+        (lambda: descend(quadratic([[1.0]]), 1.0, 0.1, 5), ShapeError, r"write \[number\]"),
+        (lambda: descend(quadratic([[1.0]]), [1.0], "big", 5), ValueError, "got 'big'"),
+        (lambda: descend(lambda t: 3.0, [1.0], 0.1, 5), TypeError, "must return a Tensor"),
+        (
+            lambda: asymptotic_rate(descend(quadratic([[1.0]]), [1.0], 0.1, 1)),
+            ValueError,
+            "two steps",
+        ),
+        (lambda: asymptotic_rate(descend(quadratic([[1.0]]), [1.0], 1.0, 9)), ValueError, "zero"),
+        (lambda: principal_plane(np.ones((5, 3))), ShapeError, "that differ"),
         (lambda: quadratic([[1, 2], [0, 1]]), ValueError, r"\(A \+ A.T\)/2"),
         (lambda: largest_stable_lr(lambda t: (t * 0.0).sum(-1), [1.0]), ValueError, "bounded"),
     ],
@@ -125,6 +149,16 @@ def test_hessian_vector_products_match_differences_of_gradients(small):
     hessian = exact_hessian(flat, loss)
     v = dl.rng(4).standard_normal(flat.size)
     assert hvp(loss, flat, v) == pytest.approx(hessian @ v, abs=1e-8)
+
+
+def test_the_hessian_of_a_linear_loss_is_zero():
+    p = dl.Tensor([1.0, 2.0], requires_grad=True)
+    flat = dl.flat.pack([p])
+    assert hvp(lambda: (p * 3.0).sum(), flat, [1.0, 1.0]).tolist() == [0.0, 0.0]
+    with pytest.raises(ShapeError, match=r"vector must have shape \(2,\), got \(3,\)"):
+        hvp(lambda: (p * 3.0).sum(), flat, np.ones(3))
+    with pytest.raises(ShapeError, match=r"directions must be \(n, 2\)"):
+        dl.descent.slopes_along(lambda: (p * 3.0).sum(), flat, np.ones(2))
 
 
 def test_the_top_eigenvalue_is_numpys(small):
@@ -174,3 +208,8 @@ def test_the_principal_plane_of_a_flat_path_holds_all_of_it():
     assert share.sum() == pytest.approx(1)
     assert walk @ plane == pytest.approx(path - path[-1], abs=1e-12)
     assert walk[-1] == pytest.approx([0, 0], abs=1e-12)
+
+
+def test_a_random_walk_looks_planar_to_the_known_degree():
+    walk = np.cumsum(dl.rng(0).standard_normal((300, 3000)), axis=0)
+    assert principal_plane(walk)[2].sum() == pytest.approx(0.76, abs=0.02)

@@ -27,6 +27,10 @@ def momentum(velocity, step):
     return answer
 
 
+def norm(a, axis):
+    return np.linalg.norm(a, axis=axis, keepdims=True)
+
+
 def right_velocity(v, g, lr, mu):
     return mu * v + g
 
@@ -46,6 +50,7 @@ WRONG = {
     "gd-2": [
         (gradient(sign=-1), "prediction minus target"),
         (gradient(over="nothing"), "1/N is missing"),
+        (gradient(over="nothing", sign=-1), "1/N is missing"),
         (gradient(scale=1), "the 2 is missing"),
         (gradient(over="weights"), "number of weights"),
         (gradient(scale=5), "chain rule"),
@@ -80,6 +85,9 @@ WRONG = {
         (momentum(right_velocity, lambda t, v, n, g, lr: t - lr * g), "gradient alone"),
         (momentum(right_velocity, lambda t, v, n, g, lr: t - n), "the new θ should be"),
         (lambda theta, v, g, lr, mu: theta - lr * (mu * v + g), "return two things"),
+        (lambda theta, v, g, lr, mu: (mu * v + g, theta - lr * (mu * v + g)), "wrong order"),
+        (momentum(lambda v, g, lr, mu: mu * v + lr * g, lambda t, v, n, g, lr: t - n),
+         "second line only"),
     ],
     "gd-6": [
         (320, "variance"),
@@ -88,6 +96,14 @@ WRONG = {
         (64, "∝ 1/√B"),
     ],
     "gd-7": [
+        (lambda d, w: d / norm(d, 1), "every row has length one"),
+        (lambda d, w: d * np.linalg.norm(w) / np.linalg.norm(d), "whole matrix"),
+        (lambda d, w: d * norm(w, 0) / norm(d, 0), "columns"),
+        (lambda d, w: d * norm(w, 1), "own length first"),
+        (lambda d, w: w, "point along"),
+        (lambda d, w: d[0], r"shape \(5,\)"),
+    ],
+    "gd-8": [
         ({"lr": 0.1}, "keys lr, momentum and batch_size"),
         ({"lr": -0.1, "momentum": 0, "batch_size": 32}, "positive"),
         ({"lr": 0.1, "momentum": 1.0, "batch_size": 32}, r"\[0, 1\)"),
@@ -101,7 +117,7 @@ CASES = [(id, answer, words) for id, cases in WRONG.items() for answer, words in
 
 @pytest.mark.parametrize(("id", "answer", "words"), CASES)
 def test_a_wrong_answer_is_told_what_is_wrong(id, answer, words):
-    if id == "gd-7":
+    if id == "gd-8":
         pytest.importorskip("sklearn", reason="scikit-learn is not installed: it holds the digits")
     result = grade(id, answer)
     assert result.status == "wrong", result

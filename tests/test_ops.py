@@ -191,6 +191,14 @@ def test_powers_at_zero():
     assert slope(ops.power, 0.0, 0.0)[0] == 0.0
 
 
+def test_mixed_second_derivative_of_a_power_at_exponent_zero():
+    x = dl.Tensor(np.array(3.0), requires_grad=True)
+    p = dl.Tensor(np.array(0.0), requires_grad=True)
+    [dx] = dl.grad(x**p, [x], create_graph=True)
+    [dxdp] = dl.grad(dx, [p])
+    assert dxdp.item() == pytest.approx(1 / 3)
+
+
 def test_where_keeps_nan_of_the_untaken_branch_out():
     x = dl.Tensor([-1.0, 4.0], requires_grad=True)
     with np.errstate(invalid="ignore"):

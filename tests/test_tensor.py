@@ -299,6 +299,88 @@ def test_copies_are_independent(clone):
     assert np.allclose(np.concatenate([p.numpy().ravel() for p in net2.parameters()]), expected)
 
 
+# --- what a PyTorch user expects ------------------------------------------------------------------
+
+
+def test_comparisons_look_at_the_numbers():
+    x = parameter(1.0, 0.0)
+    assert (x == 0).tolist() == [False, True]
+    assert (x > 0.5).tolist() == [True, False]
+    assert (x != x.detach()).tolist() == [False, False]
+    assert dl.where(x == 0, 5.0, x).numpy().tolist() == [1.0, 5.0]
+    assert len({x, x}) == 1
+
+
+def test_tensors_can_be_unpacked_and_formatted():
+    a, b = parameter(1.0, 2.0)
+    dl.stack([a * 3, b]).sum().backward()
+    assert f"{a:.2f} {int(b)} {abs(-b).item()}" == "1.00 2 2.0"
+
+
+def test_a_parameter_owns_its_memory():
+    values = np.ones(2)
+    p, q = Tensor(values, requires_grad=True), Tensor(values, requires_grad=True)
+    kept = p.detach()
+    p.data = [5.0, 5.0]
+    assert q.numpy().tolist() == values.tolist() == kept.numpy().tolist() == [1.0, 1.0]
+
+
+def test_constants_take_the_tensors_precision():
+    dl.use("numpy", "float32")
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    for made in (
+        x ** np.float64(2),
+        x * np.array(2.0),
+        x * np.ones(2),
+        x * [1, 2],
+        x * np.arange(2),
+    ):
+        assert made.dtype == np.float32
+    assert dl.nn.mlp(2, 3)(np.ones((4, 2))).dtype == np.float32
+
+
+def test_gradients_can_be_set_and_the_setting_lasts():
+    x = parameter(1.0, 2.0)
+    (x * x).sum().backward()
+    x.grad = [7.0, 8.0]
+    assert x.grad.tolist() == [7.0, 8.0]
+    x.zero_grad()
+    x.grad += 1.0  # reading filled in zeros; what is written then stays
+    (x * 1.0).sum().backward()
+    assert x.grad.tolist() == [2.0, 2.0]
+
+
+def test_grad_frees_the_graph_unless_told_otherwise():
+    x = parameter(2.0)
+    y = (x * x).sum()
+    dl.grad(y, x)
+    with pytest.raises(GradientError, match="already walked"):
+        dl.grad(y, x)
+
+
+def test_reductions_over_no_axis_and_numpy_axes():
+    x = Tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
+    assert dl.sum(x, axis=()) is x
+    assert dl.max(x, axis=np.int64(1)).numpy().tolist() == [2.0, 5.0]
+    assert x.permute(1, 0).shape == x.transpose(0, 1).shape == (3, 2)
+    assert x[:, np.int64(0)].numpy().tolist() == [0.0, 3.0]
+
+
+def test_where_takes_an_infinite_cotangent_in_the_untaken_branch():
+    x = parameter(0.0, 4.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = dl.where(x.data > 0, x, 1.0)
+        (dl.where(x.data > 0, 1.0 / x, z)).sum().backward()
+    y = parameter(1.0, 1.0)
+    picked = dl.where(np.array([True, False]), y, 0.0)
+    picked.backward(np.array([1.0, np.inf]))
+    assert y.grad.tolist() == [1.0, 0.0]
+
+
+# A rule that forgets an entry.
+CUT = Op(lambda x: x * 1.0, lambda g, z, x: g[:1], name="cut")
+
+
 # --- errors in words ------------------------------------------------------------------------------
 
 
@@ -331,6 +413,21 @@ def test_copies_are_independent(clone):
         (lambda: parameter(1.0, 2.0)[5], ShapeError, "getitem cannot take.*out of bounds"),
         (lambda: Tensor(np.ones((3, 3)))[np.array([0]), :], ShapeError, "not with both"),
         (lambda: len(Tensor(1.0)), TypeError, "0-d"),
+        (lambda: parameter(1.0).__isub__(0.1), GradientError, r"write p\.data -="),
+        (lambda: np.where(True, parameter(1.0), 2.0), TypeError, "np.where would drop"),
+        (lambda: Tensor([parameter(1.0), parameter(2.0)]), TypeError, "use dl.stack"),
+        (lambda: Tensor(np.array(["a"])), TypeError, "expected numbers, got str"),
+        (lambda: Tensor([[1.0], [1.0, 2.0]]), TypeError, "regular array"),
+        (lambda: dl.logsumexp(parameter(1.0), axis=None), ShapeError, "one axis"),
+        (lambda: dl.transpose(Tensor(np.ones((2, 3))), (0, 0)), ShapeError, "each of them once"),
+        (lambda: dl.ops.mul(parameter(1.0), y=parameter(1.0)), TypeError, "'y' by position"),
+        (lambda: dl.grad(3.0, [parameter(1.0)]), GradientError, "output is float, not a Tensor"),
+        (lambda: copy.deepcopy(parameter(1.0) * 2), GradientError, r"copied.*t\.detach\(\)"),
+        (lambda: pickle.dumps(parameter(1.0) * 2), GradientError, "pickled"),
+        (lambda: setattr(parameter(1.0), "grad", [1.0, 2.0]), ShapeError, r"\(2,\).*\(1,\)"),
+        (lambda: setattr(parameter(1.0) * 2, "grad", [1.0]), GradientError, "was computed"),
+        (lambda: CUT(parameter(1.0, 2.0)).sum().backward(), GradientError,
+         r"rule 0 of cut returned shape \(1,\).*\(2,\)"),
     ],
 )  # fmt: skip
 def test_errors_name_the_input_and_the_fix(act, kind, words):

@@ -37,7 +37,7 @@ def _gradient(answer):
     right = 2 * x.T @ (x @ w - y) / 8
     if close(g, -right):
         raise Wrong("the sign is turned: the error is prediction minus target, Xw − y")
-    if close(g, right * 8) or close(g, right * 4):
+    if close(abs(g), abs(right) * 8) or close(abs(g), abs(right) * 4):
         raise Wrong("the 1/N is missing: the loss is the mean over the examples, not their sum")
     if close(g, right / 2):
         raise Wrong("the 2 is missing: d/de of e² is 2e (this loss has no ½ in front)")
@@ -53,16 +53,14 @@ def _threshold(answer):
     """H = [[3, 1], [1, 3]] has eigenvalues 2 and 4: η < 2/4."""
     eta = expect_number(answer)
     if close(eta, 0.25):
-        raise Wrong(
-            "that is 1/λmax, which lands in the valley in one step; twice as far just holds"
-        )
+        raise Wrong("that is 1/λmax; every step shorter than twice that still converges")
     if close(eta, 1.0):
         raise Wrong("that is 2/λmin: the steepest direction diverges long before")
-    if close(eta, 2 / 3):
+    if close(eta, 2 / 3, rtol=2e-3):
         raise Wrong("3 is a diagonal entry; the directions that matter are the eigenvectors of H")
     if close(eta, 4.0):
         raise Wrong("that is λmax itself; the threshold is 2/λmax")
-    if close(eta, 1 / 3):
+    if close(eta, 1 / 3, rtol=2e-3):
         raise Wrong("that is 2/(λmin+λmax), the fastest step, not the longest that converges")
     if not close(eta, 0.5):
         raise Wrong("find the eigenvalues of H (np.linalg.eigvalsh) and ask |1 − ηλ| < 1 of each")
@@ -98,10 +96,14 @@ def _momentum(answer):
     theta, v, g = rng.standard_normal((3, 4))
     lr, mu = 0.1, 0.8
     result = answer(theta.copy(), v.copy(), g.copy(), lr, mu)
-    if not isinstance(result, tuple) or len(result) != 2:
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise Wrong("return two things: the new θ and the new v, in this order")
     new, speed = expect_array(result[0], (4,), "θ"), expect_array(result[1], (4,), "v")
     right = mu * v + g
+    if close(new, right) and close(speed, theta - lr * right):
+        raise Wrong("both are right, in the wrong order: return the new θ first, then v")
+    if close(speed, mu * v + lr * g):
+        raise Wrong("η belongs in the second line only: v ← μv + g, then θ ← θ − ηv")
     if close(speed, mu * v + (1 - mu) * g):
         raise Wrong(
             "that is a moving average, (1−μ)g; here the gradient enters in full: v ← μv + g"
@@ -137,12 +139,40 @@ def _batch(answer):
         raise Wrong("the root is on the wrong side: noise ∝ 1/√B, so B ∝ 1/noise²")
     if not close(batch, 3200):
         raise Wrong("the variance is ∝ 1/B, the noise (standard deviation) ∝ 1/√B")
-    return "a hundred times the work for a tenth of the noise: why one rarely uses the full batch"
+    return "a hundred times the work for a tenth of the noise"
 
 
 @exercise("gd-7")
+def _filter_direction(answer):
+    """Each row of the direction as long as the same row of the weights."""
+    rng = np.random.default_rng(11)
+    weights, d = rng.standard_normal((2, 3, 5)) * np.array([[0.5], [1.0], [3.0]])
+    result = expect_array(answer(d.copy(), weights.copy()), (3, 5), "the result")
+
+    def length(a, axis):
+        return np.linalg.norm(a, axis=axis, keepdims=True)
+
+    if close(result, d / length(d, 1)):
+        raise Wrong("every row has length one; give it the length of the row of W that it changes")
+    if close(result, d * np.linalg.norm(weights) / np.linalg.norm(d)):
+        raise Wrong("the whole matrix was scaled by one number; each row needs its own")
+    if close(result, d * length(weights, 0) / length(d, 0)):
+        raise Wrong("those are the columns; what feeds one unit is a row of W")
+    if close(result, d * length(weights, 1)):
+        raise Wrong("divide by the row's own length first, then multiply by that of the row of W")
+    if close(result, d * weights / length(d, 1)) or close(result, d / length(d, 1) * weights):
+        raise Wrong("multiply by the *length* of the row of W, not by its entries")
+    if not close(result, d / length(d, 1) * length(weights, 1)):
+        raise Wrong("row i should point along d[i] and be as long as W[i]")
+    return "rescale a layer, and the direction rescales with it: the picture stays the same"
+
+
+@exercise("gd-8")
 def _tune(answer):
-    """Settings that bring a fresh network to 95 % on digits it has not seen, in 150 steps."""
+    """Settings that bring a fresh network to 94 % on validation images, in 150 steps.
+
+    The test part of the digits stays out of it: whoever tunes on it has no honest test left.
+    """
     from .. import data, functional, nn, optim, seeded, train
 
     if not isinstance(answer, dict) or set(answer) != {"lr", "momentum", "batch_size"}:
@@ -158,27 +188,28 @@ def _tune(answer):
     for seed in (101, 102, 103):
         with seeded(seed):
             digits = data.digits()
+            part = data.random_split(digits.x_train, digits.y_train)
             net = nn.mlp(64, 32, 10)
             optimizer = optim.SGD(net.parameters(), lr, mu)
             history = train.fit(
-                net, functional.cross_entropy, digits.x_train, digits.y_train, optimizer,
+                net, functional.cross_entropy, part.x_train, part.y_train, optimizer,
                 steps=150, batch_size=int(batch), stop_at_divergence=True,
             )  # fmt: skip
-        scores.append(functional.accuracy(net(digits.x_test), digits.y_test))
-        if history.diverged is not None or (scores[-1] < 0.3 and lr / (1 - mu) > 1):
+        scores.append(functional.accuracy(net(part.x_test), part.y_test))
+        if history.diverged is not None or (scores[-1] < 0.3 and lr / (1 - mu) >= 0.3):
             raise Wrong(
-                f"with lr = {lr:g} and momentum = {mu:g} training breaks down (test "
+                f"with lr = {lr:g} and momentum = {mu:g} training breaks down (validation "
                 f"accuracy {scores[-1]:.0%}): the effective step lr/(1−momentum) = "
                 f"{lr / (1 - mu):g} is too long"
             )
     median = sorted(scores)[1]
-    if median < 0.95 and lr / (1 - mu) < 0.3:
+    if median < 0.94 and lr / (1 - mu) < 0.3:
         raise Wrong(
-            f"test accuracy {median:.1%} (median of three): the effective step lr/(1−momentum) = "
-            f"{lr / (1 - mu):.2g} is so short that 150 of them do not arrive"
+            f"validation accuracy {median:.1%} (median of three): the effective step "
+            f"lr/(1−momentum) = {lr / (1 - mu):.2g} is so short that 150 of them do not arrive"
         )
-    if median < 0.95:
+    if median < 0.94:
         raise Wrong(
-            f"test accuracy {median:.1%} (median of three networks); 95 % is asked: keep going"
+            f"validation accuracy {median:.1%} (median of three); 94 % is asked: keep going"
         )
-    return f"test accuracy {median:.1%}, the median of three networks that you did not tune on"
+    return f"validation accuracy {median:.1%}, the median of three fresh networks"
