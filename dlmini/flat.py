@@ -33,6 +33,8 @@ class Flat:
         self.theta: Array = library.empty(ends[-1], dtype=first.dtype, device=first.device)
         self._g: Array = library.zeros_like(self.theta)
         self.clock = Clock(owner=weakref.ref(self))
+        # Packing moves numbers but changes none: graphs recorded before stay good.
+        self.clock.changed = max(p.node.clock.changed for p in parameters)  # type: ignore[union-attr]
         self.retired = False  # have some of the parameters moved to another vector?
         for p, cut in zip(parameters, self.slices, strict=True):
             view = self.theta[cut].reshape(p.shape)
@@ -42,7 +44,7 @@ class Flat:
             assert isinstance(leaf, Leaf)
             if leaf.grad is not None and not leaf.stale:
                 grad[...] = leaf.grad
-            leaf.stale = False
+            leaf.stale = False  # what was stale is zero here
             former = leaf.clock.owner and leaf.clock.owner()
             if former is not None:
                 former.retired = True
@@ -54,8 +56,17 @@ class Flat:
         self.fill()
         return self._g
 
+    def check(self) -> None:
+        """Raise GradientError if some parameters have since been packed into another vector."""
+        if self.retired:
+            raise GradientError(
+                "these parameters were packed again, by a later optimizer or pack() over "
+                "other parameters: make one optimizer over all of them, and make it last"
+            )
+
     def fill(self) -> None:
         """Write the zeros of the gradients that no backward pass has written."""
+        self.check()
         for p in self.parameters:
             if p.node.stale:  # type: ignore[union-attr]
                 p.grad  # noqa: B018  reading it fills them in
@@ -67,6 +78,7 @@ class Flat:
 
     def snapshot(self) -> np.ndarray:
         """A copy of θ on the CPU, (P,), to compare with or to go back to (`assign`)."""
+        self.check()
         return np.array(to_numpy(self.theta))
 
     def zero_grad(self) -> None:
@@ -75,20 +87,12 @@ class Flat:
             p.node.stale = True  # type: ignore[union-attr]
 
     def touch(self) -> None:
-        """Say that θ was changed in place, so that graphs recorded before are refused.
-
-        Raises:
-            GradientError: some parameters have since been packed into another vector.
-        """
-        if self.retired:
-            raise GradientError(
-                "these parameters were packed again, by a later optimizer or pack() over "
-                "other parameters: make one optimizer over all of them, and make it last"
-            )
+        """Say that θ was changed in place, so that graphs recorded before are refused."""
         self.clock.touch()
 
     def assign(self, vector: Any) -> None:
         """θ ← vector (P entries), copied."""
+        self.check()
         vector = like(vector, self.theta)
         if tuple(vector.shape) != tuple(self.theta.shape):
             raise ShapeError(f"expected {self.size} parameters, got shape {tuple(vector.shape)}")
@@ -144,6 +148,9 @@ class Flat:
                 )
             chosen = [id(p) in wanted for p in self.parameters]
         return np.repeat(chosen, [p.size for p in self.parameters])
+
+    def __copy__(self) -> "Flat":
+        return self  # a second vector would take the parameters away from this one
 
     # A copy holds copies of the parameters, packed anew.
     def __reduce__(self):

@@ -62,6 +62,31 @@ def test_packing_again_gives_the_same_vector_and_other_sets_retire_it():
         opt.step()
 
 
+def test_a_retired_vector_refuses_before_it_changes_anything():
+    a, b = parameter(1.0), parameter(2.0)
+    flat = dl.flat.pack([a, b])
+    dl.flat.pack([b])
+    for act in (flat.snapshot, lambda: flat.assign([5, 6]), lambda: flat.g):
+        with pytest.raises(GradientError, match="packed again"):
+            act()
+    assert [a.item(), b.item()] == [1.0, 2.0]
+
+
+def test_packing_between_forward_and_backward_changes_nothing():
+    a = parameter(1.0, 2.0)
+    loss = (a * a).sum()
+    dl.optim.SGD([a], lr=0.1)
+    loss.backward()
+    assert a.grad.tolist() == [2.0, 4.0]
+
+
+def test_packing_after_zero_grad_starts_from_zero():
+    a = parameter(1.0, 2.0)
+    (a * a).sum().backward()
+    a.zero_grad()
+    assert dl.flat.pack([a]).g.tolist() == [0.0, 0.0]
+
+
 def test_unused_parameters_have_zero_gradient_after_zero_grad():
     a, b = parameter(1.0), parameter(2.0)
     flat = dl.flat.pack([a, b])
