@@ -1,4 +1,9 @@
-"""Networks, losses, data and the training loop."""
+"""Networks, losses and the training loop."""
+
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -77,56 +82,10 @@ def test_errors_name_the_input_and_the_fix(act, kind, words):
         act()
 
 
-# --- data -----------------------------------------------------------------------------------------
-
-
-def test_digits_are_split_without_overlap(digits):
-    assert digits.x_train.shape == (1438, 64)
-    assert digits.x_test.shape == (359, 64)
-    assert digits.x_train.min() == 0
-    assert digits.x_train.max() == 1
-    everything = np.concatenate([digits.x_train, digits.x_test])
-    assert len(np.unique(everything, axis=0)) == 1797
-
-
-def test_a_split_moves_inputs_and_targets_together():
-    split = dl.data.random_split(np.arange(20.0)[:, None], np.arange(20), 0.25, dl.rng(1))
-    assert (split.x_train[:, 0] == split.y_train).all()
-    assert sorted([*split.y_train, *split.y_test]) == list(range(20))
-    assert len(split.y_test) == 5
-
-
-@pytest.mark.parametrize(
-    ("act", "kind", "words"),
-    [
-        (lambda: dl.data.random_split(np.ones(3), np.ones(2)), ShapeError, "3 inputs but 2"),
-        (lambda: dl.data.random_split(np.ones(3), np.ones(3), 1.0), ValueError, "empty"),
-        (lambda: dl.data.random_hessian(1, 2), ValueError, "d >= 2"),
-        (lambda: dl.data.random_hessian(3, 0.5), ValueError, "kappa=0.5"),
-        (lambda: dl.data.random_hessian(3, 2, top=0), ValueError, "top must be"),
-        (lambda: dl.data.linear_regression(0, 2), ValueError, "n=0"),
-        (lambda: dl.data.linear_regression(3, 2, noise=-1), ValueError, "noise must be"),
-    ],
-)
-def test_bad_data_arguments_are_named(act, kind, words):
-    with pytest.raises(kind, match=words):
-        act()
-
-
-def test_absent_scikit_learn_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'dlmini\[notebooks\]'"):
-        dl.data.digits()
-
-
-def test_a_random_hessian_has_the_chosen_ends():
-    h = dl.data.random_hessian(6, kappa=50, top=3.0, rng=dl.rng(0))
-    values = np.linalg.eigvalsh(h)
-    assert values[[0, -1]] == pytest.approx([3.0 / 50, 3.0])
-    assert (h == h.T).all()
-
-
 # --- the loop -------------------------------------------------------------------------------------
+
+
+VALIDATION = (np.ones((2, 64)), np.zeros(2, int))
 
 
 def make(lr=0.3, **options):
@@ -177,6 +136,53 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(digits):
         dl.train.fit(net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 5)
 
 
+class Branches(dl.nn.Module):
+    """Calls its parts in another order than it lists them, and one of them deep inside."""
+
+    def __init__(self):
+        self.last = dl.nn.Linear(8, 10)
+        self.first = dl.nn.Sequential(dl.nn.Sequential(dl.nn.Linear(64, 8)), dl.nn.ReLU())
+        self.scale = dl.Tensor(1.0, requires_grad=True)
+
+    def forward(self, x):
+        return self.last(self.first(x)) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda net: net.first[0][0].weight,
+            r"the output of layer first\.layers\.0\.layers\.0 \(Linear\(64, 8",
+        ),
+        (lambda net: net.last.weight, r"the output of layer last \(Linear\(8, 10"),
+        (lambda net: net.scale, r"the output of the network \(Branches"),
+    ],
+)
+def test_blame_follows_the_order_of_calls(spoil, words, digits):
+    net = Branches()
+    spoil(net).data = np.full(spoil(net).shape, 3e38)
+    opt = dl.optim.SGD(net.parameters(), 0.1)
+    with pytest.raises(NonFiniteLoss, match=words):
+        dl.train.fit(net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 5)
+    assert all("forward" not in vars(m) for m in (net, net.last, net.first, net.first[0]))
+
+
+def test_parameters_that_are_not_finite_are_blamed_before_what_they_give(digits):
+    net, opt = make()
+    net[2].bias.data = np.full(10, np.nan)
+    with pytest.raises(NonFiniteLoss, match=r"the parameters of layer layers\.2 \(Linear\(16, 10"):
+        dl.train.fit(net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 5)
+
+
+def test_data_that_are_not_finite_are_blamed_first(digits):
+    net, opt = make()
+    x = digits.x_train.copy()
+    x[3, 2] = np.nan
+    with pytest.raises(NonFiniteLoss, match="step 0: the inputs of this batch hold NaN"):
+        dl.train.fit(net, dl.cross_entropy, x, digits.y_train, opt, 5)
+
+
 def test_divergence_can_be_noted_instead(digits):
     net, opt = make(lr=1e30)
     history = dl.train.fit(
@@ -192,6 +198,23 @@ def test_divergence_can_be_noted_instead(digits):
         ({"steps": 0}, ValueError, "steps must be an integer >= 1, got 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be an integer >= 1, got 0"),
         ({"batch_size": 2.5}, ValueError, "batch_size.*got 2.5"),
+        ({"x": np.float32(1)}, ShapeError, "x of the training examples is one number"),
+        ({"metric_every": 0}, ValueError, "metric_every must be an integer >= 1, got 0"),
+        ({"metric": {"accuracy": dl.accuracy}}, ValueError, "give both metric=.*validation="),
+        ({"validation": VALIDATION}, ValueError, "give both metric=.*validation="),
+        ({"metric": dl.accuracy, "validation": VALIDATION}, TypeError, "name ↦ function"),
+        ({"metric": {"a": 1}, "validation": VALIDATION}, TypeError, "name ↦ function.*'a': 1"),
+        ({"metric": {"lr": max}, "validation": VALIDATION}, ValueError, "cannot be named"),
+        (
+            {"metric": {"a": dl.accuracy}, "validation": (np.ones((2, 64)), [1])},
+            ShapeError,
+            "2 inputs but 1 targets",
+        ),
+        (
+            {"metric": {"a": dl.accuracy}, "validation": (np.ones((0, 64)), [])},
+            ValueError,
+            "no validation examples",
+        ),
         ({"x": np.ones((0, 64)), "y": np.ones(0, int)}, ValueError, "no training examples"),
         ({"y": np.zeros(3, int)}, ShapeError, "5 inputs but 3 targets"),
     ],
@@ -201,6 +224,171 @@ def test_bad_input_to_the_loop_is_named(changed, kind, words):
     given = {"x": np.ones((5, 64)), "y": np.zeros(5, int), "steps": 1, "batch_size": None} | changed
     with pytest.raises(kind, match=words):
         dl.train.fit(net, dl.cross_entropy, optimizer=opt, **given)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (np.ones((0, 64)), np.ones(0, int), "no given examples"),
+        (np.ones((2, 64)), np.zeros(3, int), "2 inputs but 3 targets"),
+    ],
+)
+def test_bad_input_to_evaluate_is_named(x, y, words):
+    with pytest.raises(ValueError, match=words):
+        dl.train.evaluate(make()[0], dl.cross_entropy, x, y)
+
+
+# --- metrics, history, bar ------------------------------------------------------------------------
+
+
+def test_metrics_are_taken_every_k_steps_and_after_the_last(digits):
+    net, opt = make()
+    history = dl.train.fit(
+        net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 25, batch_size=64,
+        metric={"accuracy": dl.accuracy, "loss on test": dl.cross_entropy},
+        validation=(digits.x_test, digits.y_test), metric_every=10,
+    )  # fmt: skip
+    assert history.metric_steps == [10, 20, 25]
+    assert list(history.metrics) == ["accuracy", "loss on test"]
+    assert history.metrics["accuracy"][-1] == dl.accuracy(net(digits.x_test), digits.y_test)
+    last = dl.train.evaluate(net, dl.cross_entropy, digits.x_test, digits.y_test)
+    assert history.metrics["loss on test"][-1] == last
+
+
+class ModeSpy(dl.nn.Module):
+    """Remembers in which mode each call found it."""
+
+    def __init__(self):
+        self.training = True
+        self.inner = dl.nn.Linear(64, 10)
+        self.seen = []
+
+    def eval(self):
+        self.training = False
+
+    def forward(self, x):
+        self.seen.append(self.training)
+        return self.inner(x)
+
+
+def test_metrics_are_taken_in_evaluation_mode_and_training_goes_on(digits):
+    net = ModeSpy()
+    opt = dl.optim.SGD(net.parameters(), 0.1)
+    dl.train.fit(
+        net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 4, metric_every=2,
+        metric={"accuracy": dl.accuracy}, validation=(digits.x_test, digits.y_test),
+    )  # fmt: skip
+    assert net.seen == [True, True, False, True, True, False]
+    dl.train.evaluate(net, dl.cross_entropy, digits.x_test, digits.y_test)
+    assert net.seen[-1] is False
+    assert net.training
+
+
+def test_measuring_does_not_change_the_training(digits):
+    def train(**given):
+        dl.seed(0)
+        net, opt = make()
+        return dl.train.fit(
+            net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 20, 64, **given
+        ).loss
+
+    validation = (digits.x_test, digits.y_test)
+    measured = train(metric={"a": dl.accuracy}, validation=validation, metric_every=1)
+    assert measured == train()
+
+
+def test_gradients_can_be_clipped_before_the_step(digits):
+    net, opt = make(lr=1.0)
+    before = opt.flat.snapshot()
+
+    def scale(t):
+        opt.flat.g[...] /= np.linalg.norm(opt.flat.g)
+
+    dl.train.fit(
+        net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 1, on_gradient=scale
+    )  # fmt: skip
+    assert np.linalg.norm(opt.flat.snapshot() - before) == pytest.approx(1, rel=1e-4)
+
+
+def test_sam_takes_its_second_gradient_from_the_same_batch(digits):
+    regularize = pytest.importorskip("dlmini.regularize")
+    dl.seed(0)
+    net, opt = make()
+    dl.train.fit(
+        net, dl.cross_entropy, digits.x_train[:9], digits.y_train[:9],
+        regularize.SAM(opt, rho=0.1), 5, rng=dl.rng(0), batch_size=3,
+    )  # fmt: skip
+    dl.seed(0)
+    other, opt = make()
+    sam, rng = regularize.SAM(opt, rho=0.1), dl.rng(0)
+    for order in (rng.permutation(9), rng.permutation(9)):
+        for rows in (order[:3], order[3:6], order[6:])[: 5 - opt.t]:
+            sam.step(
+                lambda rows=rows: dl.cross_entropy(
+                    other(digits.x_train[rows]), digits.y_train[rows]
+                )
+            )
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        assert (p.numpy() == q.numpy()).all()
+
+
+def test_on_step_can_end_the_run(digits):
+    net, opt = make()
+    history = dl.train.fit(
+        net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 50, on_step=lambda t: t == 3
+    )
+    assert history.stopped == 3
+    assert len(history.loss) == len(history.lr) == 4
+
+
+def test_a_history_draws_its_curves():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    history = dl.train.History(
+        loss=[3.0, 2.0, 1.0], lr=[0.1] * 3, metrics={"accuracy": [0.5, 0.9]}, metric_steps=[2, 3]
+    )
+    figure, ax = plt.subplots()
+    assert history.plot(ax) is ax
+    assert ax.lines[0].get_xydata().tolist() == [[0, 3], [1, 2], [2, 1]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("steps done", "mini-batch loss")
+    history.plot(ax, "accuracy")
+    assert ax.lines[1].get_xydata().tolist() == [[2, 0.5], [3, 0.9]]
+    assert ax.lines[1].get_color() == dl.plot.COLORS["test"]
+    own = history.plot(name="lr")
+    assert own is not ax
+    with pytest.raises(ValueError, match="no values of 'recall'; it has 'loss', 'lr', 'accuracy'"):
+        history.plot(ax, "recall")
+    with pytest.raises(ValueError, match="no values of 'loss'; it has nothing"):
+        dl.train.History().plot(ax)
+    plt.close(figure)
+    plt.close(own.figure)
+
+
+def test_training_does_not_import_matplotlib():
+    code = "import sys, dlmini.train; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_bar_shows_loss_metric_and_time_left(tmp_path):
+    pytest.importorskip("tqdm")
+    code = """if True:
+        import sys, numpy as np, dlmini as dl
+        x, y = np.ones((5, 4)), np.zeros(5, int)
+        for steps in (30, 40):
+            dl.seed(0)
+            net = dl.nn.mlp(4, 3)
+            opt = dl.optim.SGD(net.parameters(), 0.1)
+            dl.train.fit(net, dl.cross_entropy, x, y, opt, steps, progress=True, resume=True,
+                         metric={"accuracy": dl.accuracy}, validation=(x, y), metric_every=5,
+                         checkpoint=sys.argv[1])
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run.npz")], check=True, capture_output=True,
+        text=True, env=environment | {"TQDM_MININTERVAL": "0"},
+    ).stderr  # fmt: skip
+    assert re.search(r"30/30 \[.*step/s, loss=0\.\d+, accuracy=1\]", shown)
+    assert re.search(r"20/30 \[\d\d:\d\d<\d\d:\d\d", shown), "the time left is not shown"
+    assert re.search(r"75%.* 30/40 ", shown), "a resumed bar starts where the run does"
 
 
 def test_the_bar_is_tqdms_and_its_absence_is_named(monkeypatch, capsys):
