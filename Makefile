@@ -5,6 +5,7 @@
 #   make serve       build it and serve it at http://localhost:8000
 #   make test        lint, types, package, chapters, site   (TORCH=0 leaves torch out)
 #   make notebooks   run the chapters again, in place
+#   make seeds       run them with other seeds and on torch, and say which claims hold
 #   make clean       remove what was built; `make distclean` also the environments
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -22,8 +23,11 @@ PYTEST := $(FULL)/bin/python -m pytest
 JB := build . -W -n --keep-going --quiet
 export PYTHONUTF8 := 1
 export TQDM_DISABLE := 1
+# Small matrices gain nothing from more threads, and two test processes share two cores.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: book serve test lint types package chapters site notebooks clean distclean
+.PHONY: book serve test lint types package chapters site notebooks seeds clean distclean
 .NOTPARALLEL:
 
 book: $(SLIM)/.installed
