@@ -1,23 +1,40 @@
 """Networks as plain data: a module holds parameters and other modules, and maps x to y."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from . import backend, functional, ops
-from .tensor import Leaf, Tensor
+from .tensor import Leaf, ShapeError, Tensor, no_grad
+
+_watcher: Callable[["Module", Any, Any], None] | None = None  # told of each call by `summary`
 
 
 class Module:
-    """Base of all layers: write `forward`; parameters are found among the attributes."""
+    """Base of all layers: write `forward`; parameters are found among the attributes.
+
+    Attributes:
+        training: whether layers that behave differently in training do so (`train`, `eval`).
+        buffers: names of the arrays that belong to the state without being trained.
+    """
+
+    training = True
+    buffers: tuple[str, ...] = ()
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward(x)")
 
     def __call__(self, x: Any) -> Any:
-        return self.forward(x)
+        z = self.forward(x)
+        if _watcher is not None:
+            _watcher(self, x, z)
+        return z
+
+    def operations(self, x: Any, z: Any) -> int:
+        """Floating-point operations of one call on `x` that gave `z`; one per output here."""
+        return 0 if any(True for _ in self.children()) else math.prod(z.shape)
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """(name, module) of the modules held directly, in order of definition."""
@@ -50,6 +67,53 @@ class Module:
         """Let the next backward pass start from zero."""
         for p in self.parameters():
             p.zero_grad()
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """(dotted name, module): this one and all inside, outer ones first."""
+        yield prefix, self
+        for name, module in self.children():
+            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def train(self, mode: bool = True) -> "Module":
+        """Put this module and all inside into training mode (or, with False, out of it)."""
+        for _, module in self.named_modules():
+            module.training = bool(mode)
+        return self
+
+    def eval(self) -> "Module":
+        """Out of training mode: no dropout, batch norm by its running statistics."""
+        return self.train(False)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and buffers by dotted name, as NumPy arrays."""
+        return {name: np.array(backend.to_numpy(value)) for name, value in self._state()}
+
+    def _state(self) -> Iterator[tuple[str, Any]]:
+        yield from self.named_parameters()
+        for path, module in self.named_modules():
+            for name in module.buffers:
+                yield f"{path}.{name}" if path else name, getattr(module, name)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over parameters and buffers; nothing changes unless all of them fit.
+
+        Raises:
+            ShapeError: names are missing or unknown, or shapes differ.
+        """
+        mine = dict(self._state())
+        problems = [f"{name} is missing" for name in mine.keys() - state.keys()]
+        problems += [f"{name} is unknown" for name in state.keys() - mine.keys()]
+        for name in mine.keys() & state.keys():
+            given, own = tuple(np.shape(state[name])), tuple(mine[name].shape)
+            if given != own:
+                problems.append(f"{name} has shape {given} instead of {own}")
+        if problems:
+            raise ShapeError(f"this state is of another network: {'; '.join(sorted(problems))}")
+        for name, own in mine.items():
+            if own.__class__ is Tensor:
+                own.data = state[name]
+            else:
+                own[...] = backend.like(state[name], own)
 
     def __repr__(self) -> str:
         inner = ", ".join(repr(m) for _, m in self.children())
@@ -87,8 +151,178 @@ class Linear(Module):
     def forward(self, x: Any) -> Any:
         return functional.linear(x, self.weight, self.bias)
 
+    def operations(self, x: Any, z: Any) -> int:
+        return math.prod(z.shape) * (2 * self.in_features + (self.bias is not None) - 1)
+
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features})"
+
+
+class Conv2d(Module):
+    """Filters (out_channels, in_channels, k, k) slid over images (N, C, H, W), and a bias each.
+
+    Starts like `Linear`, with in_channels·k² inputs to each unit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        nonlinearity: str = "relu",
+    ):
+        self.in_channels = _count("in_channels", in_channels)
+        self.out_channels = _count("out_channels", out_channels)
+        self.kernel_size = _count("kernel_size", kernel_size)
+        self.stride, self.padding = stride, padding
+        shape = (self.out_channels, self.in_channels, self.kernel_size, self.kernel_size)
+        std = functional.gain(nonlinearity) / math.sqrt(math.prod(shape[1:]))
+        self.weight = Tensor(std * backend.stream().standard_normal(shape), requires_grad=True)
+        self.bias = Tensor(np.zeros(self.out_channels), requires_grad=True) if bias else None
+
+    def forward(self, x: Any) -> Any:
+        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+    def operations(self, x: Any, z: Any) -> int:
+        inputs = self.in_channels * self.kernel_size**2
+        return math.prod(z.shape) * (2 * inputs + (self.bias is not None) - 1)
+
+    def __repr__(self) -> str:
+        return f"Conv2d({self.in_channels}, {self.out_channels}, {self.kernel_size})"
+
+
+class BatchNorm(Module):
+    """γ (x − mean)/√(var + ε) + β, by the batch's statistics in training.
+
+    Keeps running averages of them, r ← (1 − m) r + m·new with momentum m, and uses these
+    instead in evaluation mode. The running variance takes the unbiased estimate (as torch).
+
+    Source: Ioffe & Szegedy (2015).
+    """
+
+    buffers = ("running_mean", "running_var")
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+        n = _count("num_features", num_features)
+        self.eps = backend.positive("eps", eps)
+        self.momentum = functional.probability("momentum", momentum)
+        self.weight = Tensor(np.ones(n), requires_grad=True)
+        self.bias = Tensor(np.zeros(n), requires_grad=True)
+        self.running_mean = backend.asarray(np.zeros(n))
+        self.running_var = backend.asarray(np.ones(n))
+
+    def forward(self, x: Any) -> Any:
+        if self.training:
+            z, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
+            count = x.shape[0] * math.prod(x.shape[2:])
+            for running, new in ((self.running_mean, mean), (self.running_var, var)):
+                scale = count / (count - 1) if new is var else 1.0
+                running *= 1 - self.momentum
+                running += (self.momentum * scale) * new
+            return z
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        scale = (
+            ops.reshape(self.weight, shape) * (self.running_var.reshape(shape) + self.eps) ** -0.5
+        )
+        return (x - self.running_mean.reshape(shape)) * scale + ops.reshape(self.bias, shape)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.weight.shape[0]})"
+
+
+class BatchNorm1d(BatchNorm):
+    """`BatchNorm` of (N, C)."""
+
+
+class BatchNorm2d(BatchNorm):
+    """`BatchNorm` of (N, C, H, W), each channel over all pixels of all images."""
+
+
+class LayerNorm(Module):
+    """γ (x − mean)/√(var + ε) + β over the last axis, each example by itself (Ba et al. 2016)."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5):
+        n = _count("num_features", num_features)
+        self.eps = backend.positive("eps", eps)
+        self.weight = Tensor(np.ones(n), requires_grad=True)
+        self.bias = Tensor(np.zeros(n), requires_grad=True)
+
+    def forward(self, x: Any) -> Any:
+        return functional.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def __repr__(self) -> str:
+        return f"LayerNorm({self.weight.shape[0]})"
+
+
+class Dropout(Module):
+    """In training, entries dropped with probability p and the others scaled by 1/(1 − p)."""
+
+    def __init__(self, p: float = 0.5):
+        self.p = functional.probability("p", p)
+
+    def forward(self, x: Any) -> Any:
+        return functional.dropout(x, self.p) if self.training else x
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.p:g})"
+
+
+class Residual(Module):
+    """x + scale · branch(x) (He et al. 2016).
+
+    Args:
+        branch: a module whose output has the shape of its input.
+        scale: factor on the branch.
+        drop: probability that, in training, an example skips the branch; those that do not
+            are scaled by 1/(1 − drop) (stochastic depth: Huang et al. 2016).
+    """
+
+    def __init__(self, branch: Module, scale: float = 1.0, drop: float = 0.0):
+        self.branch = branch
+        self.scale = float(scale)
+        self.drop = functional.probability("drop", drop)
+
+    def forward(self, x: Any) -> Any:
+        z = self.branch(x)
+        if tuple(z.shape) != tuple(x.shape):
+            raise ShapeError(
+                f"a residual branch must keep the shape: it got {tuple(x.shape)} and gave "
+                f"{tuple(z.shape)}"
+            )
+        if self.training and self.drop:
+            kept = backend.stream().random((x.shape[0],) + (1,) * (x.ndim - 1)) >= self.drop
+            z = functional.dropout(z, self.drop, mask=kept)
+        return x + (z if self.scale == 1.0 else z * self.scale)
+
+
+class Flatten(Module):
+    """(N, …) as (N, features)."""
+
+    def forward(self, x: Any) -> Any:
+        return ops.reshape(x, (x.shape[0], -1))
+
+
+class MaxPool2d(Module):
+    """Largest entry of each window."""
+
+    def __init__(self, kernel_size: int, stride: int | None = None):
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, x: Any) -> Any:
+        return functional.max_pool2d(x, self.kernel_size, self.stride)
+
+
+class AvgPool2d(Module):
+    """Mean of each window."""
+
+    def __init__(self, kernel_size: int, stride: int | None = None):
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, x: Any) -> Any:
+        return functional.avg_pool2d(x, self.kernel_size, self.stride)
 
 
 class ReLU(Module):
@@ -110,6 +344,34 @@ class Sigmoid(Module):
 
     def forward(self, x: Any) -> Any:
         return ops.sigmoid(x)
+
+
+class Softplus(Module):
+    """log(1+eˣ)."""
+
+    def forward(self, x: Any) -> Any:
+        return ops.softplus(x)
+
+
+class LeakyReLU(Module):
+    """x above 0, 0.01 x below."""
+
+    def forward(self, x: Any) -> Any:
+        return functional.leaky_relu(x)
+
+
+class ELU(Module):
+    """x above 0, eˣ − 1 below."""
+
+    def forward(self, x: Any) -> Any:
+        return functional.elu(x)
+
+
+class GELU(Module):
+    """x Φ(x), by the tanh formula."""
+
+    def forward(self, x: Any) -> Any:
+        return functional.gelu(x)
 
 
 class Sequential(Module):
@@ -150,3 +412,92 @@ def mlp(*widths: int, activation: type[Module] = ReLU) -> Sequential:
         if not last:
             layers.append(activation())
     return Sequential(*layers)
+
+
+# --- initialisation: fill a parameter in place ----------------------------------------------------
+
+
+def _fans(parameter: Tensor) -> tuple[int, int]:
+    """(inputs, outputs) of one unit of a weight (out, in, …)."""
+    if parameter.ndim < 2:
+        raise ShapeError(
+            f"initialisation needs a weight (out, in, …), got shape {parameter.shape}: "
+            "biases start at zero (zeros_)"
+        )
+    receptive = math.prod(parameter.shape[2:])
+    return parameter.shape[1] * receptive, parameter.shape[0] * receptive
+
+
+def xavier_normal_(parameter: Tensor, gain: float = 1.0) -> None:
+    """Normal with variance gain² · 2/(fan_in + fan_out) (Glorot & Bengio 2010)."""
+    fan_in, fan_out = _fans(parameter)
+    std = gain * math.sqrt(2.0 / (fan_in + fan_out))
+    parameter.data = std * backend.stream().standard_normal(parameter.shape)
+
+
+def kaiming_normal_(parameter: Tensor, nonlinearity: str = "relu") -> None:
+    """Normal with variance gain²/fan_in (He et al. 2015)."""
+    std = functional.gain(nonlinearity) / math.sqrt(_fans(parameter)[0])
+    parameter.data = std * backend.stream().standard_normal(parameter.shape)
+
+
+def orthogonal_(parameter: Tensor, gain: float = 1.0) -> None:
+    """gain times a random matrix with orthonormal rows or columns (Saxe et al. 2014)."""
+    _fans(parameter)
+    rows = parameter.shape[0]
+    flat = backend.stream().standard_normal((rows, parameter.size // rows))
+    q, r = np.linalg.qr(flat if flat.shape[0] >= flat.shape[1] else flat.T)
+    q = q * np.sign(np.diag(r))
+    parameter.data = gain * (q if q.shape == flat.shape else q.T).reshape(parameter.shape)
+
+
+def zeros_(parameter: Tensor) -> None:
+    """All entries 0."""
+    parameter.data = np.zeros(parameter.shape)
+
+
+# --- what a network costs -------------------------------------------------------------------------
+
+
+def summary(net: Module, x: Any) -> str:
+    """A table of all layers in the order of their calls: shapes, parameters, memory, operations.
+
+    Args:
+        net: a network.
+        x: one batch of its input.
+
+    Returns:
+        One line per layer: output shape, parameters, bytes of its output, floating-point
+        operations of its forward pass (a multiplication and an addition count as two).
+    """
+    global _watcher
+    names = {id(module): name for name, module in net.named_modules()}
+    rows: list[tuple[str, ...]] = []
+    totals = [0, 0, 0]
+
+    def watch(module: Module, x: Any, z: Any) -> None:
+        if any(True for _ in module.children()):
+            return
+        parameters = sum(p.size for p in module.parameters())
+        size = math.prod(z.shape) * z.dtype.itemsize
+        counts = (parameters, size, module.operations(x, z))
+        for i, count in enumerate(counts):
+            totals[i] += count
+        name = f"{names.get(id(module), '')} {module!r}".strip()
+        rows.append((name, str(tuple(z.shape)), *(f"{count:,}" for count in counts)))
+
+    before, mode = _watcher, [(m, m.training) for _, m in net.named_modules()]
+    _watcher = watch
+    try:
+        with no_grad():
+            net.eval()(backend.asarray(x))
+    finally:
+        _watcher = before
+        for module, training in mode:
+            module.training = training
+    head = ("layer", "output", "parameters", "bytes", "operations")
+    table = [head, *rows, ("total", "", *(f"{t:,}" for t in totals))]
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+    lines = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in
+                       enumerate(zip(row, widths, strict=True))) for row in table]  # fmt: skip
+    return "\n".join(line.rstrip() for line in lines)
