@@ -14,6 +14,7 @@ from .exercises import check
 from .functional import accuracy, cross_entropy, linear, mse_loss, softmax
 from .ops import (
     abs,
+    clip,
     concatenate,
     cos,
     exp,
@@ -35,6 +36,7 @@ from .ops import (
     sum,
     tanh,
     transpose,
+    var,
     where,
 )
 from .tensor import GradientError, ShapeError, Tensor, grad, no_grad, op
@@ -42,8 +44,8 @@ from .tensor import GradientError, ShapeError, Tensor, grad, no_grad, op
 __version__ = "0.1.0"
 
 # Loaded when first used, so that `import dlmini` takes a tenth of a second.
-_LAZY = {"claims", "curvature", "data", "descent", "exercises", "flat", "nn", "optim", "plot",
-         "testing", "train"}  # fmt: skip
+_LAZY = {"claims", "curvature", "data", "descent", "distributed", "exercises", "flat", "nn",
+         "optim", "plot", "regularize", "testing", "train"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
