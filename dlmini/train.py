@@ -286,14 +286,13 @@ def _measurement(net, metric, validation, history) -> Callable[[], None] | None:
 @contextlib.contextmanager
 def _evaluating(net: Module) -> Iterator[None]:
     """Evaluation mode for a while; each module then gets the mode back that it had."""
-    before = [(m, vars(m)["training"]) for _, m in _modules(net) if "training" in vars(m)]
-    if hasattr(net, "eval"):
-        net.eval()
+    before = [(module, module.training) for _, module in net.named_modules()]
+    net.eval()
     try:
         yield
     finally:
         for module, mode in before:
-            vars(module)["training"] = mode
+            module.training = mode
 
 
 @contextlib.contextmanager
@@ -322,13 +321,6 @@ def _bar(done: int, steps: int, progress: bool) -> Iterator[Callable[[History], 
 # --- where a loss went wrong ----------------------------------------------------------------------
 
 
-def _modules(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
-    """(dotted name, module): a network and everything in it, inner ones after outer ones."""
-    yield prefix, module
-    for name, child in module.children():
-        yield from _modules(child, f"{prefix}.{name}" if prefix else name)
-
-
 def _blame(net: Module, x: Array, y: Array, t: int, lr: float) -> str:
     """Run the batch once more and note the first module that did not give finite numbers."""
     head = f"the loss is not finite at step {t}: "
@@ -351,7 +343,9 @@ def _blame(net: Module, x: Array, y: Array, t: int, lr: float) -> str:
 
         module.forward = watched  # type: ignore[method-assign]
 
-    modules = {id(m): (f"layer {name}" if name else "the network", m) for name, m in _modules(net)}
+    modules = {
+        id(m): (f"layer {name}" if name else "the network", m) for name, m in net.named_modules()
+    }
     try:
         for name, module in modules.values():
             watch(name, module)
@@ -407,7 +401,7 @@ class _Keeper:
             self._restore(header, arrays)
 
     def save(self) -> None:
-        network, state = _network_state(self.net), _optimizer_state(self.optimizer)
+        network, state = self.net.state_dict(), _optimizer_state(self.optimizer)
         vectors = {k: v for k, v in state.items() if isinstance(v, np.ndarray)}
         if not all(np.isfinite(a).all() for a in (*network.values(), *vectors.values())):
             return  # the file keeps the last good state
@@ -459,7 +453,7 @@ class _Keeper:
                 "they were, or choose another name for a new run; dlmini.train.load takes only "
                 "the network from the file"
             )
-        _set_network_state(self.net, _below("network/", arrays))
+        self.net.load_state_dict(_below("network/", arrays))
         self.optimizer.load_state_dict(state)
         for name, g in generators.items():
             g.bit_generator.state = header["generators"][name]
@@ -487,7 +481,7 @@ def load(path: str | os.PathLike, net: Module) -> History:
         raise FileNotFoundError(f"there is no checkpoint {str(path)!r}")
     header, arrays = _read(path)
     _check_architecture(path, header, net)
-    _set_network_state(net, _below("network/", arrays))
+    net.load_state_dict(_below("network/", arrays))
     return _history(header, arrays)
 
 
@@ -531,7 +525,7 @@ def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def _check_architecture(path: Path, header: dict, net: Module) -> None:
-    found, expected = header["architecture"], _architecture(_network_state(net))
+    found, expected = header["architecture"], _architecture(net.state_dict())
     if found == expected:
         return
     count = max(len(found), len(expected))
@@ -581,25 +575,11 @@ def _imprint(values: Array) -> str:
 def _generators(net: Module, rng: np.random.Generator) -> dict[str, np.random.Generator]:
     """Every random stream that a step may draw from."""
     found = {"shuffling": rng, "dl.seed": backend.stream()}
-    for path, module in _modules(net):
+    for path, module in net.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, np.random.Generator):
                 found[f"{path}.{name}"] = value
     return found
-
-
-def _network_state(net: Module) -> dict[str, np.ndarray]:
-    """Parameters and buffers by name, as NumPy arrays."""
-    state = net.state_dict() if hasattr(net, "state_dict") else dict(net.named_parameters())
-    return {name: np.asarray(backend.to_numpy(value)) for name, value in state.items()}
-
-
-def _set_network_state(net: Module, state: Mapping[str, np.ndarray]) -> None:
-    if hasattr(net, "load_state_dict"):
-        net.load_state_dict(state)
-        return
-    for name, parameter in net.named_parameters():
-        parameter.data = state[name]
 
 
 def _hyperparameters(optimizer: Optimizer) -> dict[str, Any]:

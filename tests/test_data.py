@@ -63,6 +63,12 @@ def test_a_leaking_split_is_an_assertion():
         dl.data._deal(x, x, np.array([0]), np.array([2, 3]))
 
 
+def test_a_group_on_both_sides_is_an_assertion(monkeypatch):
+    monkeypatch.setattr(np, "isin", lambda group_of, chosen: np.arange(len(group_of)) % 2 == 0)
+    with pytest.raises(AssertionError, match="a group is on both sides"):
+        dl.data.grouped_split(np.ones(6), np.ones(6), [0, 0, 0, 1, 1, 1])
+
+
 def test_standardising_uses_the_training_part_alone():
     rng = dl.rng(0)
     train, test = rng.normal(5, 3, (50, 4)), rng.normal(-2, 9, (20, 4))

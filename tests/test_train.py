@@ -259,12 +259,9 @@ class ModeSpy(dl.nn.Module):
     """Remembers in which mode each call found it."""
 
     def __init__(self):
-        self.training = True
         self.inner = dl.nn.Linear(64, 10)
+        self.frozen = dl.nn.BatchNorm1d(10).eval()
         self.seen = []
-
-    def eval(self):
-        self.training = False
 
     def forward(self, x):
         self.seen.append(self.training)
@@ -282,6 +279,7 @@ def test_metrics_are_taken_in_evaluation_mode_and_training_goes_on(digits):
     dl.train.evaluate(net, dl.cross_entropy, digits.x_test, digits.y_test)
     assert net.seen[-1] is False
     assert net.training
+    assert not net.frozen.training, "what was in evaluation mode before stays there"
 
 
 def test_measuring_does_not_change_the_training(digits):
