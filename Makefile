@@ -6,6 +6,7 @@
 #   make test        lint, types, package, chapters, site   (TORCH=0 leaves torch out)
 #   make notebooks   run the chapters again, in place
 #   make seeds       run them with other seeds and on torch, and say which claims hold
+#   make bench       time a training step beside PyTorch's (never part of the tests)
 #   make clean       remove what was built; `make distclean` also the environments
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -27,7 +28,7 @@ export TQDM_DISABLE := 1
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: book serve test lint types package chapters site notebooks seeds clean distclean
+.PHONY: book serve test lint types package chapters site notebooks seeds bench clean distclean
 .NOTPARALLEL:
 
 book: $(SLIM)/.installed
@@ -59,6 +60,16 @@ site: $(READY)
 
 notebooks: $(READY)
 	$(FULL)/bin/python tools/notebooks.py
+
+SEEDS ?= 1 2 3
+seeds: $(READY)
+	$(FULL)/bin/python tools/notebooks.py --seed $(SEEDS)
+ifneq ($(TORCH),0)
+	$(FULL)/bin/python tools/notebooks.py --seed $(firstword $(SEEDS)) --backend torch
+endif
+
+bench: $(FULL)/.torch
+	$(FULL)/bin/python -m benchmarks
 
 clean:
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -22,6 +22,11 @@ DTYPES = ("float32", "float64")
 SCALARS = (float, int, bool, np.generic)
 
 
+# Freed activations make glibc give memory back to the system at every training step, and ask for
+# it again page by page. Freeing one large array first raises the limit above which it does so.
+np.empty(33_000_000, np.uint8)  # freed at once
+
+
 class BackendError(RuntimeError):
     """The array library or device asked for is not there, or its array cannot be used here."""
 
