@@ -115,7 +115,9 @@ def test_exact_versions_cover_everything_that_comes_along():
     assert not missing, f"constraints.txt has no exact version of {sorted(missing)}"
 
 
-@pytest.mark.parametrize("target", ["book", "serve", "test", "notebooks", "clean"])
+@pytest.mark.parametrize(
+    "target", ["book", "serve", "test", "notebooks", "seeds", "bench", "clean"]
+)
 def test_makefile_has(target):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
