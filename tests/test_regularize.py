@@ -191,6 +191,8 @@ def test_early_stopping_counts_only_improvements_beyond_min_delta():
     stop = regularize.EarlyStopping([parameter(0.0)], patience=2, min_delta=0.1)
     assert [stop.update(loss) for loss in (1.0, 0.95, 0.91)] == [False, False, True]
     assert stop.best == 1.0
+    stop = regularize.EarlyStopping([parameter(0.0)], patience=2)
+    assert [stop.update(1.0) for _ in range(3)] == [False, False, True]  # a tie is none
 
 
 def test_a_loss_that_is_not_a_number_is_no_improvement():
