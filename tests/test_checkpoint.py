@@ -229,7 +229,7 @@ import os, random, signal, sys, time
 import numpy as np
 import dlmini as dl
 
-def run(path, resume):
+def run(path, resume, on_step=None):
     dl.seed(1)
     net = dl.nn.mlp(4, 6, 3)
     optimizer = dl.optim.SGD(net.parameters(), 0.05, momentum=0.9)
@@ -238,26 +238,34 @@ def run(path, resume):
     history = dl.train.fit(
         net, dl.cross_entropy, x, y, optimizer, 1500, 16, dl.optim.cosine(0.05, 1500), dl.rng(3),
         metric={"accuracy": dl.accuracy}, validation=(x, y), metric_every=50,
-        checkpoint=path, checkpoint_every=3, resume=resume,
+        checkpoint=path, checkpoint_every=3, resume=resume, on_step=on_step,
     )
     vectors = [optimizer.flat.theta, optimizer.velocity]
     return [v.tobytes().hex() for v in vectors], history
 
-def life(path, seconds):
-    # A child that trains until it is killed; True if the kill found it alive.
+def life(path, steps, seconds):
+    # A child that trains until it is killed, some time after it has told of so many steps;
+    # True if the kill found it alive.
+    told, tell = os.pipe()
     child = os.fork()
     if child == 0:
-        run(path, True)
+        os.close(told)
+        run(path, True, lambda t: os.write(tell, b".") and None)
         os._exit(0)
+    os.close(tell)
+    for _ in range(steps):
+        if not os.read(told, 1):
+            break
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
+    os.close(told)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 whole = run(None, False)
 path, moments = sys.argv[1], random.Random()
 killed, reached = 0, []
 while killed < int(sys.argv[2]):
-    alive = life(path, moments.uniform(0, 0.05))
+    alive = life(path, moments.randrange(60), moments.uniform(0, 0.003))
     killed += alive
     if os.path.exists(path):
         reached.append(len(dl.train.load(path, dl.nn.mlp(4, 6, 3)).loss))
