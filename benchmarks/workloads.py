@@ -58,12 +58,7 @@ def _dlmini_step(name, backend):
         def loss():
             return criterion(net(x), y)
 
-    def step():
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-
-    return step
+    return _step(optimizer, loss)
 
 
 def _torch_step(name, fused):
@@ -98,6 +93,10 @@ def _torch_step(name, fused):
         def loss():
             return criterion(net(x), y)
 
+    return _step(optimizer, loss)
+
+
+def _step(optimizer, loss):
     def step():
         optimizer.zero_grad()
         loss().backward()

@@ -317,6 +317,13 @@ def number(x: Any) -> float:
     return float(value.reshape(()))
 
 
+def count(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int >= `least`, or a ValueError that names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
+
+
 def positive(name: str, value: Any, allow_zero: bool = False) -> float:
     """`value` as a float, or a ValueError that names it."""
     try:

@@ -163,12 +163,6 @@ def _share(name: str, value: Any, top: float = 1.0) -> float:
     return result
 
 
-def _count(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
 # --- real data that ships with scikit-learn -------------------------------------------------------
 
 
@@ -250,7 +244,7 @@ def two_moons(
     Returns:
         x (n, 2) float64 in random order, y (n,) int64.
     """
-    n, noise = _count("n", n, 2), backend.positive("noise", noise, allow_zero=True)
+    n, noise = backend.count("n", n, 2), backend.positive("noise", noise, allow_zero=True)
     rng = rng or backend.stream()
     y = rng.permutation(np.arange(n) % 2)
     a = rng.uniform(0, math.pi, n)
@@ -286,8 +280,8 @@ def spirals(
 
     Source: after Lang & Witbrock (1988), Learning to tell two spirals apart.
     """
-    classes = _count("classes", classes, 2)
-    n, turns = _count("n", n, classes), backend.positive("turns", turns)
+    classes = backend.count("classes", classes, 2)
+    n, turns = backend.count("n", n, classes), backend.positive("turns", turns)
     noise = backend.positive("noise", noise, allow_zero=True)
     rng = rng or backend.stream()
     y = rng.permutation(np.arange(n) % classes)
@@ -365,8 +359,8 @@ def ill_conditioned_regression(
     Returns:
         x (n, d) and y (n,), float64.
     """
-    d = _count("d", d, 2)
-    n, kappa = _count("n", n, d), backend.positive("kappa", kappa)
+    d = backend.count("d", d, 2)
+    n, kappa = backend.count("n", n, d), backend.positive("kappa", kappa)
     if kappa < 1:
         raise ValueError(f"kappa is λmax/λmin and at least 1, got {kappa:g}")
     noise = backend.positive("noise", noise, allow_zero=True)

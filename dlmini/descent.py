@@ -70,8 +70,7 @@ def descend(
         or not (np.isfinite(rates).all() and (rates > 0).all())
     ):
         raise ValueError(f"the learning rate lr must be finite and > 0, got {lr!r}")
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
+    backend.count("steps", steps)
     positive("momentum", momentum, allow_zero=True)
     theta = backend.asarray(np.array(backend.to_numpy(start), dtype=float))
     if theta.ndim == 0:

@@ -1,5 +1,6 @@
 """Networks as plain data: a module holds parameters and other modules, and maps x to y."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -120,10 +121,16 @@ class Module:
         return f"{type(self).__name__}({inner})"
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return int(value)
+@contextlib.contextmanager
+def evaluating(net: Module) -> Iterator[None]:
+    """Evaluation mode for a while; each module then gets the mode back that it had."""
+    before = [(module, module.training) for _, module in net.named_modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
 
 
 class Linear(Module):
@@ -141,8 +148,8 @@ class Linear(Module):
         bias: bool = True,
         nonlinearity: str = "relu",
     ):
-        self.in_features = _count("in_features", in_features)
-        self.out_features = _count("out_features", out_features)
+        self.in_features = backend.count("in_features", in_features)
+        self.out_features = backend.count("out_features", out_features)
         std = functional.gain(nonlinearity) / math.sqrt(self.in_features)
         weight = std * backend.stream().standard_normal((self.out_features, self.in_features))
         self.weight = Tensor(weight, requires_grad=True)
@@ -174,9 +181,9 @@ class Conv2d(Module):
         bias: bool = True,
         nonlinearity: str = "relu",
     ):
-        self.in_channels = _count("in_channels", in_channels)
-        self.out_channels = _count("out_channels", out_channels)
-        self.kernel_size = _count("kernel_size", kernel_size)
+        self.in_channels = backend.count("in_channels", in_channels)
+        self.out_channels = backend.count("out_channels", out_channels)
+        self.kernel_size = backend.count("kernel_size", kernel_size)
         self.stride, self.padding = stride, padding
         shape = (self.out_channels, self.in_channels, self.kernel_size, self.kernel_size)
         std = functional.gain(nonlinearity) / math.sqrt(math.prod(shape[1:]))
@@ -206,7 +213,7 @@ class BatchNorm(Module):
     buffers = ("running_mean", "running_var")
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
-        n = _count("num_features", num_features)
+        n = backend.count("num_features", num_features)
         self.eps = backend.positive("eps", eps)
         self.momentum = functional.probability("momentum", momentum)
         self.weight = Tensor(np.ones(n), requires_grad=True)
@@ -245,7 +252,7 @@ class LayerNorm(Module):
     """γ (x − mean)/√(var + ε) + β over the last axis, each example by itself (Ba et al. 2016)."""
 
     def __init__(self, num_features: int, eps: float = 1e-5):
-        n = _count("num_features", num_features)
+        n = backend.count("num_features", num_features)
         self.eps = backend.positive("eps", eps)
         self.weight = Tensor(np.ones(n), requires_grad=True)
         self.bias = Tensor(np.zeros(n), requires_grad=True)
@@ -486,15 +493,12 @@ def summary(net: Module, x: Any) -> str:
         name = f"{names.get(id(module), '')} {module!r}".strip()
         rows.append((name, str(tuple(z.shape)), *(f"{count:,}" for count in counts)))
 
-    before, mode = _watcher, [(m, m.training) for _, m in net.named_modules()]
-    _watcher = watch
+    before, _watcher = _watcher, watch
     try:
-        with no_grad():
-            net.eval()(backend.asarray(x))
+        with evaluating(net), no_grad():
+            net(backend.asarray(x))
     finally:
         _watcher = before
-        for module, training in mode:
-            module.training = training
     head = ("layer", "output", "parameters", "bytes", "operations")
     table = [head, *rows, ("total", "", *(f"{t:,}" for t in totals))]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]

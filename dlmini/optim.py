@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, dtype_name, like, number, positive, to_numpy, xp
+from .backend import Array, count, dtype_name, like, number, positive, to_numpy, xp
 from .flat import Flat, Part, pack
 from .tensor import ShapeError, Tensor
 
@@ -657,12 +657,6 @@ def clip_grad_value(flat_or_params: Flat | Iterable[Tensor], max_value: float) -
 # --- schedules: functions from the step t = 0, 1, … to a learning rate ----------------------------
 
 
-def _steps(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return int(value)
-
-
 def constant(lr: float) -> Schedule:
     """η(t) = η."""
     lr = positive("lr", lr)
@@ -671,7 +665,7 @@ def constant(lr: float) -> Schedule:
 
 def step_decay(lr: float, every: int, factor: float = 0.1) -> Schedule:
     """η(t) = η · factor^⌊t/every⌋."""
-    lr, every, factor = positive("lr", lr), _steps("every", every), positive("factor", factor)
+    lr, every, factor = positive("lr", lr), count("every", every), positive("factor", factor)
     return lambda t: lr * factor ** (t // every)
 
 
@@ -686,14 +680,14 @@ def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
 
     With `final` 0 the learning rate of the last step, t = steps − 1, is still positive.
     """
-    lr, steps = positive("lr", lr), _steps("steps", steps)
+    lr, steps = positive("lr", lr), count("steps", steps)
     final = positive("final", final, allow_zero=True)
     return lambda t: final + (lr - final) * 0.5 * (1 + math.cos(math.pi * min(t / steps, 1)))
 
 
 def warmup(schedule: Schedule, steps: int) -> Schedule:
     """`schedule`, scaled up linearly over the first `steps` steps (Goyal et al. 2017)."""
-    steps = _steps("steps", steps)
+    steps = count("steps", steps)
     return lambda t: schedule(t) * min(1.0, (t + 1) / steps)
 
 
@@ -712,7 +706,7 @@ def one_cycle(
         start, end: factors ≥ 1 by which the first rate is below the highest, and the last below
             the first.
     """
-    max_lr, steps, rise = positive("max_lr", max_lr), _steps("steps", steps), positive("rise", rise)
+    max_lr, steps, rise = positive("max_lr", max_lr), count("steps", steps), positive("rise", rise)
     start, end = positive("start", start), positive("end", end)
     if steps < 2 or rise >= 1:
         raise ValueError(f"one_cycle needs steps >= 2 and rise < 1, got {steps} and {rise}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import functional, ops
-from .backend import Array, like, number, positive, stream, to_numpy, xp
+from .backend import Array, count, like, number, positive, stream, to_numpy, xp
 from .flat import Flat, pack
 from .functional import probability
 from .optim import Optimizer, grad_norm
@@ -193,13 +193,7 @@ class EarlyStopping:
     """
 
     def __init__(self, net_or_params: Any, patience: int, min_delta: float = 0.0):
-        if (
-            isinstance(patience, bool)
-            or not isinstance(patience, (int, np.integer))
-            or patience < 1
-        ):
-            raise ValueError(f"patience must be an integer >= 1, got {patience!r}")
-        self.patience = int(patience)
+        self.patience = count("patience", patience)
         self.min_delta = positive("min_delta", min_delta, allow_zero=True)
         self.flat = _flat(net_or_params)
         self._net = net_or_params if hasattr(net_or_params, "load_state_dict") else None

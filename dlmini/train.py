@@ -14,7 +14,7 @@ import numpy as np
 
 from . import backend
 from .backend import Array, xp
-from .nn import Module
+from .nn import Module, evaluating
 from .optim import Optimizer
 from .tensor import ShapeError, Tensor, no_grad
 
@@ -151,14 +151,11 @@ def fit(
             validation data.
         ShapeError: x and y differ in length.
     """
-    for name, count in (
-        ("steps", steps),
-        ("batch_size", batch_size or 1 if batch_size != 0 else 0),
-        ("metric_every", metric_every),
-        ("checkpoint_every", checkpoint_every),
-    ):
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {count!r}")
+    backend.count("steps", steps)
+    backend.count("metric_every", metric_every)
+    backend.count("checkpoint_every", checkpoint_every)
+    if batch_size is not None:
+        backend.count("batch_size", batch_size)
     x, y = _examples("training", x, y)
     history = History()
     batches = _Batches(len(x), batch_size or len(x), rng or backend.stream())
@@ -218,7 +215,7 @@ def evaluate(net: Module, loss: Loss, x: Any, y: Any) -> float:
         ShapeError: x and y differ in length.
     """
     x, y = _examples("given", x, y)
-    with _evaluating(net), no_grad(), np.errstate(over="ignore", invalid="ignore"):
+    with evaluating(net), no_grad(), np.errstate(over="ignore", invalid="ignore"):
         return loss(net(x), y).item()
 
 
@@ -274,25 +271,13 @@ def _measurement(net, metric, validation, history) -> Callable[[], None] | None:
     history.metrics = {name: [] for name in metric}
 
     def measure() -> None:
-        with _evaluating(net), no_grad(), np.errstate(over="ignore", invalid="ignore"):
+        with evaluating(net), no_grad(), np.errstate(over="ignore", invalid="ignore"):
             output = net(x)
             for name, function in metric.items():
                 history.metrics[name].append(backend.number(function(output, y)))
         history.metric_steps.append(len(history.lr))
 
     return measure
-
-
-@contextlib.contextmanager
-def _evaluating(net: Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module then gets the mode back that it had."""
-    before = [(module, module.training) for _, module in net.named_modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
 
 
 @contextlib.contextmanager
