@@ -14,6 +14,7 @@ __all__ = [
     "band",
     "contours",
     "explore",
+    "history",
     "label_lines",
     "live",
     "path",
@@ -159,6 +160,30 @@ def _note(ax, n, spread, lost):
     ax.set_title(
         words + (", × diverged" if seen["lost"] else ""), loc="right", fontsize=10, color=_GREY
     )
+
+
+def history(ax, record, name: str = "loss"):
+    """Draw one curve of a training run against the number of steps done.
+
+    Args:
+        ax: The axes.
+        record: What `train.fit` returned.
+        name: "loss", "lr" or the name of a metric.
+
+    Returns:
+        The line.
+    """
+    curves = {"loss": record.loss, "lr": record.lr, **record.metrics}
+    if not curves.get(name):
+        there = ", ".join(repr(n) for n, values in curves.items() if values) or "nothing"
+        raise ValueError(f"history: this run has no values of {name!r}; it has {there}")
+    measured = name in record.metrics
+    steps = record.metric_steps if measured else range(len(curves[name]))
+    color, mark = (COLORS["test"], "o-") if measured else (COLORS["train"], "-")
+    (line,) = ax.plot(steps, curves[name], mark, color=color, linewidth=1.2, label=name)
+    words = {"loss": "mini-batch loss", "lr": "learning rate η"}
+    ax.set(xlabel="steps done", ylabel=words.get(name, name))
+    return line
 
 
 def label_lines(ax, *, pad: float = 6) -> None:

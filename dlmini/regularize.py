@@ -217,6 +217,34 @@ class EarlyStopping:
         since = self._updates - 1 - (-1 if self.best_at is None else self.best_at)
         return since >= self.patience
 
+    def state_dict(self) -> dict[str, Any]:
+        """What has been seen so far: numbers, and the best θ and statistics as NumPy arrays."""
+        state: dict[str, Any] = {"best": self.best, "best_at": self.best_at}
+        state["updates"] = self._updates
+        if self._theta is not None:
+            state["theta"] = self._theta.copy()
+        return state | {f"network/{name}": value.copy() for name, value in self._state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            ShapeError: it was saved for another number of parameters.
+        """
+        theta = state.get("theta")
+        if theta is not None and np.shape(theta) != (self.flat.size,):
+            raise ShapeError(
+                f"the saved θ has shape {np.shape(theta)}, but there are {self.flat.size} "
+                "parameters: it was saved for another network"
+            )
+        self.best, self.best_at, self._updates = state["best"], state["best_at"], state["updates"]
+        self._theta = None if theta is None else np.array(theta)
+        self._state = {
+            name.removeprefix("network/"): np.array(value)
+            for name, value in state.items()
+            if name.startswith("network/")
+        }
+
     def restore(self) -> None:
         """θ ← the θ of the lowest loss.
 

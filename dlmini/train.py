@@ -1,10 +1,8 @@
 """The training loop: batches in, steps out, everything worth seeing recorded and kept safe."""
 
 import contextlib
-import json
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,8 @@ import numpy as np
 
 from . import backend
 from .backend import Array, xp
+from .checkpoint import CheckpointError as CheckpointError  # readers catch it from here
+from .checkpoint import Keeper, load_network
 from .nn import Module, evaluating
 from .optim import Optimizer
 from .tensor import ShapeError, Tensor, no_grad
@@ -24,10 +24,6 @@ Metric = Callable[[Any, Any], Any]
 
 class NonFiniteLoss(ArithmeticError):
     """The loss became NaN or infinite; says at which step, and where it began."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is damaged, of another run, or in the way; says what was expected and found."""
 
 
 @dataclass
@@ -49,38 +45,6 @@ class History:
     metric_steps: list[int] = field(default_factory=list)
     diverged: int | None = None
     stopped: int | None = None
-
-    def plot(self, ax: Any = None, name: str = "loss") -> Any:
-        """Draw one curve against the number of steps done.
-
-        Args:
-            ax: matplotlib axes; a new figure's if None.
-            name: "loss", "lr" or the name of a metric.
-
-        Returns:
-            The axes.
-
-        Raises:
-            ValueError: the history holds nothing of that name.
-        """
-        curves = {"loss": self.loss, "lr": self.lr, **self.metrics}
-        if not curves.get(name):
-            there = ", ".join(repr(n) for n, values in curves.items() if values) or "nothing"
-            raise ValueError(f"this history has no values of {name!r}; it has {there}")
-        import dlmini
-
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
-        colour = dlmini.plot.COLORS["test" if name in self.metrics else "train"]
-        if name in self.metrics:
-            ax.plot(self.metric_steps, self.metrics[name], "o-", color=colour, label=name)
-        else:
-            ax.plot(range(len(curves[name])), curves[name], color=colour, lw=1.2, label=name)
-        labels = {"loss": "mini-batch loss", "lr": "learning rate η"}
-        ax.set(xlabel="steps done", ylabel=labels.get(name, name))
-        return ax
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -107,6 +71,7 @@ def fit(
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int = 100,
     resume: bool = False,
+    keep: Mapping[str, Any] | None = None,
 ) -> History:
     """Train `net` for a number of steps.
 
@@ -116,8 +81,11 @@ def fit(
     With `checkpoint` the whole state of the run is kept in a file: parameters and running
     statistics, optimizer, history, random streams, place in the epoch. The file is replaced in
     one move, so a run killed at any moment leaves a whole one; started again by the same program
-    with `resume=True`, it ends with the same numbers to the last bit. What `on_step` itself
-    remembers is not in the file.
+    with `resume=True`, it ends with the same numbers to the last bit. What `on_step` remembers
+    goes into the file too if it is in `keep`:
+
+        stop, average = EarlyStopping(net, patience=5), WeightAverage(optimizer.flat)
+        fit(…, on_step=…, checkpoint=path, resume=True, keep={"stop": stop, "average": average})
 
     Args:
         net: what to train; called as net(batch of x).
@@ -142,6 +110,7 @@ def fit(
         checkpoint_every: steps between two writes; the last step is always written. A state that
             is not finite never is.
         resume: go on from the file where there is one. Without it, a file in the way is an error.
+        keep: name ↦ object with `state_dict` and `load_state_dict` whose state belongs to the run.
 
     Raises:
         NonFiniteLoss: with the step and the first layer whose output is not finite.
@@ -149,6 +118,7 @@ def fit(
             checkpoint, of another architecture, or of a run with other settings or data.
         ValueError: an empty data set, a batch size or a number of steps below 1, metrics without
             validation data.
+        TypeError: something to keep that has no state.
         ShapeError: x and y differ in length.
     """
     backend.count("steps", steps)
@@ -163,10 +133,13 @@ def fit(
     measure = _measurement(net, metric, validation, history)
     keeper = None
     if checkpoint is not None:
-        keeper = _Keeper(Path(checkpoint), net, optimizer, batches, history, schedule, (x, y))
+        keeper = Keeper(
+            Path(checkpoint), net, optimizer, batches, history, schedule, (x, y), _kept(keep)
+        )
         keeper.start(resume, steps)
-    elif resume:
-        raise ValueError("resume=True needs checkpoint=PATH, the file to go on from")
+    elif resume or keep:
+        what = "resume=True" if resume else "keep"
+        raise ValueError(f"{what} needs checkpoint=PATH, the file that the state is in")
     if history.stopped is not None:
         return history
     with _bar(len(history.lr), steps, progress) as show:
@@ -280,6 +253,17 @@ def _measurement(net, metric, validation, history) -> Callable[[], None] | None:
     return measure
 
 
+def _kept(keep: Mapping[str, Any] | None) -> dict[str, Any]:
+    keep = dict(keep or {})
+    for name, thing in keep.items():
+        if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+            raise TypeError(
+                f"keep[{name!r}] is {thing!r}: expected an object with state_dict() and "
+                "load_state_dict(state), such as EarlyStopping or WeightAverage"
+            )
+    return keep
+
+
 @contextlib.contextmanager
 def _bar(done: int, steps: int, progress: bool) -> Iterator[Callable[[History], None] | None]:
     if not progress:
@@ -343,107 +327,7 @@ def _blame(net: Module, x: Array, y: Array, t: int, lr: float) -> str:
     return f"{head}{first} overflowed first; the learning rate was {lr:g}, try a tenth of it"
 
 
-# --- checkpoints ----------------------------------------------------------------------------------
-
-_FORMAT = {"format": "dlmini checkpoint", "version": 1}
-
-
-class _Keeper:
-    """Writes the whole state of a run into one file, and takes it up again from there."""
-
-    def __init__(self, path, net, optimizer, batches, history, schedule, examples):
-        self.path, self.net, self.optimizer = path, net, optimizer
-        self.batches, self.history = batches, history
-        # What has to be the same for a resumed run to be the same run.
-        self.settings = {
-            **_hyperparameters(optimizer),
-            "lr": optimizer.lr if schedule is None else "set by a schedule",
-            "batch_size": batches.size,
-            "metrics": sorted(history.metrics),
-            **{
-                f"training {name}": _imprint(part)
-                for name, part in zip("xy", examples, strict=True)
-            },
-        }
-
-    def start(self, resume: bool, steps: int) -> None:
-        if not self.path.parent.is_dir():
-            raise CheckpointError(
-                f"the folder {str(self.path.parent)!r} for the checkpoint does not exist: make it"
-            )
-        if self.path.exists():
-            header, arrays = _read(self.path)
-            if not resume:
-                raise CheckpointError(
-                    f"{self.path} is there already, from step {header['step']} of a run: pass "
-                    "resume=True to go on from it, or choose another name for a new run"
-                )
-            if header["step"] > steps:
-                raise CheckpointError(
-                    f"{self.path} has {header['step']} steps behind it, more than steps={steps}: "
-                    "`steps` counts from the beginning of the run"
-                )
-            self._restore(header, arrays)
-
-    def save(self) -> None:
-        network, state = self.net.state_dict(), _optimizer_state(self.optimizer)
-        vectors = {k: v for k, v in state.items() if isinstance(v, np.ndarray)}
-        if not all(np.isfinite(a).all() for a in (*network.values(), *vectors.values())):
-            return  # the file keeps the last good state
-        history = self.history
-        header = _FORMAT | {
-            "step": len(history.lr),
-            "architecture": _architecture(network),
-            "settings": self.settings,
-            "optimizer": {k: v for k, v in state.items() if k not in vectors},
-            "generators": {
-                name: g.bit_generator.state
-                for name, g in _generators(self.net, self.batches.rng).items()
-            },
-            "position": self.batches.position,
-            "stopped": history.stopped,
-        }
-        arrays = {
-            **{f"network/{k}": v for k, v in network.items()},
-            **{f"optimizer/{k}": v for k, v in vectors.items()},
-            "order": self.batches.order,
-            "history/loss": np.array(history.loss),
-            "history/lr": np.array(history.lr),
-            "history/metric_steps": np.array(history.metric_steps, np.int64),
-            **{f"history/metrics/{k}": np.array(v) for k, v in history.metrics.items()},
-        }
-        _write(self.path, header, arrays)
-
-    def _restore(self, header: dict, arrays: dict[str, np.ndarray]) -> None:
-        """Everything is compared before anything is changed."""
-        _check_architecture(self.path, header, self.net)
-        there, here = header["settings"], self.settings
-        wrong = [
-            f"{name}: {there.get(name)!r} in the file, {here.get(name)!r} here"
-            for name in {**here, **there}
-            if there.get(name) != here.get(name)
-        ]
-        state = header["optimizer"] | _below("optimizer/", arrays)
-        shapes, own = _shapes(state), _shapes(_optimizer_state(self.optimizer))
-        if not wrong and shapes != own:
-            wrong = [f"optimizer state: {shapes} in the file, {own} here"]
-        generators = _generators(self.net, self.batches.rng)
-        kinds = {name: g.bit_generator.state["bit_generator"] for name, g in generators.items()}
-        saved = {name: s["bit_generator"] for name, s in header["generators"].items()}
-        if kinds != saved:
-            wrong.append(f"random streams: {saved} in the file, {kinds} here")
-        if wrong:
-            raise CheckpointError(
-                f"{self.path} is of a run with other settings ({'; '.join(wrong)}): set them as "
-                "they were, or choose another name for a new run; dlmini.train.load takes only "
-                "the network from the file"
-            )
-        self.net.load_state_dict(_below("network/", arrays))
-        self.optimizer.load_state_dict(state)
-        for name, g in generators.items():
-            g.bit_generator.state = header["generators"][name]
-        self.batches.order, self.batches.position = arrays["order"], header["position"]
-        vars(self.history).update(vars(_history(header, arrays)))
+# --- what a checkpoint holds ----------------------------------------------------------------------
 
 
 def load(path: str | os.PathLike, net: Module) -> History:
@@ -461,124 +345,4 @@ def load(path: str | os.PathLike, net: Module) -> History:
             then as it was.
         FileNotFoundError: there is no such file.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}")
-    header, arrays = _read(path)
-    _check_architecture(path, header, net)
-    net.load_state_dict(_below("network/", arrays))
-    return _history(header, arrays)
-
-
-def _write(path: Path, header: dict, arrays: dict[str, np.ndarray]) -> None:
-    """Into a neighbouring file, onto the disk, then renamed over the old one: all or nothing."""
-    text = json.dumps(header, default=lambda a: a.tolist())
-    neighbour = path.with_name(path.name + ".tmp")
-    with open(neighbour, "wb") as file:
-        np.savez(file, header=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(neighbour, path)
-    if os.name == "posix":  # the new name has to reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    found = None
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if "header" not in archive.files:
-                found = f"arrays named {', '.join(archive.files[:5]) or 'nothing'}"
-            else:
-                arrays = {name: archive[name] for name in archive.files}
-                header = json.loads(arrays.pop("header").tobytes())
-                if header.items() >= _FORMAT.items():
-                    return header, arrays
-                found = f"format {header.get('format')!r}, version {header.get('version')!r}"
-    except Exception as error:  # whatever a damaged archive makes its reader say
-        found = f"{type(error).__name__}: {error}"
-    size = path.stat().st_size if path.exists() else 0
-    raise CheckpointError(
-        f"{path} ({size:,} bytes) is truncated or no checkpoint: expected a file written by "
-        f"dlmini.train.fit ({_FORMAT['format']}, version {_FORMAT['version']}), found {found}. "
-        "It was left as it is; choose another name or remove it"
-    )
-
-
-def _check_architecture(path: Path, header: dict, net: Module) -> None:
-    found, expected = header["architecture"], _architecture(net.state_dict())
-    if found == expected:
-        return
-    count = max(len(found), len(expected))
-    pairs = [
-        (a, b)
-        for a, b in zip(
-            expected + [None] * (count - len(expected)),
-            found + [None] * (count - len(found)),
-            strict=True,
-        )
-        if a != b
-    ]
-    a, b = (f"{e[0]} {tuple(e[1])} {e[2]}" if e else "nothing more" for e in pairs[0])
-    raise CheckpointError(
-        f"{path} holds another network: expected {a}, found {b} ({len(pairs)} of {count} entries "
-        "differ): build the network as it was, or choose another name for a new run"
-    )
-
-
-def _architecture(state: Mapping[str, np.ndarray]) -> list:
-    return [[name, list(value.shape), str(value.dtype)] for name, value in state.items()]
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
-    return {k: v.shape if isinstance(v, np.ndarray) else None for k, v in sorted(state.items())}
-
-
-def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def _history(header: dict, arrays: Mapping[str, np.ndarray]) -> History:
-    return History(
-        loss=arrays["history/loss"].tolist(),
-        lr=arrays["history/lr"].tolist(),
-        metrics={k: v.tolist() for k, v in _below("history/metrics/", arrays).items()},
-        metric_steps=arrays["history/metric_steps"].tolist(),
-        stopped=header["stopped"],
-    )
-
-
-def _imprint(values: Array) -> str:
-    values = np.ascontiguousarray(backend.to_numpy(values))
-    return f"{values.shape} {values.dtype} {zlib.crc32(values.data):08x}"
-
-
-def _generators(net: Module, rng: np.random.Generator) -> dict[str, np.random.Generator]:
-    """Every random stream that a step may draw from."""
-    found = {"shuffling": rng, "dl.seed": backend.stream()}
-    for path, module in net.named_modules():
-        for name, value in vars(module).items():
-            if isinstance(value, np.random.Generator):
-                found[f"{path}.{name}"] = value
-    return found
-
-
-def _hyperparameters(optimizer: Optimizer) -> dict[str, Any]:
-    """Its kind and public settings; whole numbers are counters and belong to the state."""
-    inner = getattr(optimizer, "optimizer", None)  # that which SAM takes its step with
-    found: dict[str, Any] = {} if inner is None else _hyperparameters(inner)
-    found["optimizer" if inner is None else "around it"] = type(optimizer).__name__
-    for name, value in vars(optimizer).items():
-        if isinstance(value, (float, bool, str, tuple)) and not name.startswith("_"):
-            found[name] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
-def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """What the optimizer remembers: vectors as NumPy arrays, and numbers."""
-    state = optimizer.state_dict()
-    return {k: backend.to_numpy(v) if hasattr(v, "shape") else v for k, v in state.items()}
+    return History(**load_network(path, net))

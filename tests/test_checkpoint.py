@@ -51,7 +51,7 @@ class Run:
         return dl.train.fit(self.net, dl.cross_entropy, x, y, self.optimizer, steps, **given)
 
     def numbers(self):
-        state = dl.train._optimizer_state(self.optimizer)
+        state = self.optimizer.state_dict()
         return [
             self.optimizer.flat.snapshot().tobytes(),
             {k: v.tobytes() if isinstance(v, np.ndarray) else v for k, v in state.items()},
@@ -221,6 +221,99 @@ def test_load_takes_the_network_from_a_checkpoint(library, tmp_path):
         dl.train.load(tmp_path / "other.npz", other)
 
 
+# --- what on_step remembers -----------------------------------------------------------------------
+
+
+class Watched(Run):
+    """A run that averages its parameters and stops early; the loss it is told goes up and down."""
+
+    def __init__(self, patience=2, decay=0.9):
+        super().__init__(net=lambda: dl.nn.Sequential(dl.nn.Linear(5, 3), dl.nn.BatchNorm1d(3)))
+        self.stop = dl.regularize.EarlyStopping(self.net, patience=patience)
+        self.average = dl.regularize.WeightAverage(self.optimizer.flat, decay)
+
+    def fit(self, steps=STEPS, cut=None, **given):
+        def on_step(t):
+            self.average.update()
+            if t == cut:
+                raise PowerCut
+            return t % 8 == 7 and self.stop.update(self.told(t))
+
+        keep = {"stop": self.stop, "average": self.average} if "checkpoint" in given else None
+        return super().fit(steps, on_step=on_step, **{"keep": keep} | given)
+
+    def told(self, t):
+        """The third of the losses (at t = 23) is the best; two worse ones end the run at 39."""
+        return abs(t - 23) + 1.0
+
+    def remembered(self):
+        self.stop.restore()
+        return [self.stop.best, self.stop.best_at, self.average.n, *self.numbers(),
+                np.array(self.average.state_dict()["mean"]).tobytes()]  # fmt: skip
+
+
+@pytest.mark.parametrize("moments", [(5,), (22,), (27,), (31, 38)])
+def test_early_stopping_and_averages_go_on_where_they_were(moments, library, tmp_path):
+    whole = Watched()
+    history = whole.fit()
+    assert history.stopped == 39
+    path = tmp_path / "run.npz"
+    for moment in moments:
+        with pytest.raises(PowerCut):
+            Watched().fit(checkpoint=path, resume=True, cut=moment, checkpoint_every=3)
+    last = Watched()
+    assert last.fit(checkpoint=path, resume=True) == history
+    assert last.remembered() == whole.remembered()
+    # Once more from the file of the ended run: nothing is trained, everything is there.
+    again = Watched()
+    assert again.fit(checkpoint=path, resume=True) == history
+    assert again.stop.best_at == 2
+    assert (again.stop.flat.snapshot() != whole.stop.flat.snapshot()).any()
+    again.stop.restore()
+    assert (again.stop.flat.snapshot() == whole.stop.flat.snapshot()).all()
+
+
+def test_without_keep_the_memory_would_be_lost(tmp_path):
+    path = tmp_path / "run.npz"
+    with pytest.raises(PowerCut):
+        Watched().fit(checkpoint=path, cut=27, checkpoint_every=3, keep=None)
+    forgetful = Watched()
+    assert forgetful.fit(checkpoint=path, resume=True, keep=None).stopped != 39
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "words"),
+    [
+        ({"patience": 3}, {}, r"keep stop: 'EarlyStopping\(patience=2, min_delta=0\.0\)' in the "
+                              r"file, 'EarlyStopping\(patience=3"),
+        ({"decay": None}, {}, r"keep average: 'WeightAverage\(decay=0\.9\)' in the file, "
+                              r"'WeightAverage\(\)'"),
+        ({}, {"keep": None}, r"keep stop: .* in the file, None here"),
+    ],
+)  # fmt: skip
+def test_other_settings_of_what_is_kept_are_refused(made, given, words, tmp_path):
+    with pytest.raises(PowerCut):
+        Watched().fit(checkpoint=tmp_path / "run.npz", cut=27)
+    refused(tmp_path / "run.npz", words, run=Watched(**made), **given)
+
+
+def test_a_state_that_one_of_them_refuses_changes_none_of_them(tmp_path):
+    with pytest.raises(PowerCut):
+        Watched().fit(checkpoint=tmp_path / "run.npz", cut=27)
+    run = Watched()
+    run.average = dl.regularize.WeightAverage([dl.Tensor([1.0, 2.0], requires_grad=True)], 0.9)
+    refused(tmp_path / "run.npz", r"a state of 'average' that WeightAverage\(decay=0\.9\) does not "
+                                  r"take: the saved mean has shape \(24,\)", run=run)  # fmt: skip
+    assert (run.stop.best_at, run.stop.best) == (None, float("inf"))
+
+
+def test_what_is_kept_needs_a_state_and_a_file(tmp_path):
+    with pytest.raises(TypeError, match=r"keep\['x'\] is 3: expected an object with state_dict"):
+        Run().fit(checkpoint=tmp_path / "run.npz", keep={"x": 3})
+    with pytest.raises(ValueError, match="keep needs checkpoint=PATH"):
+        Run().fit(keep={"x": Watched().average})
+
+
 # --- killed ---------------------------------------------------------------------------------------
 
 KILLS = 20
@@ -235,12 +328,23 @@ def run(path, resume, on_step=None):
     optimizer = dl.optim.SGD(net.parameters(), 0.05, momentum=0.9)
     rng = dl.rng(2)
     x, y = rng.standard_normal((40, 4)), rng.integers(0, 3, 40)
+    average = dl.regularize.WeightAverage(optimizer.flat, 0.99)
+    stop = dl.regularize.EarlyStopping(net, patience=10)
+
+    def after(t):
+        average.update()
+        stop.update(np.sin(0.01 * t))
+        return on_step is not None and on_step(t)
+
     history = dl.train.fit(
         net, dl.cross_entropy, x, y, optimizer, 1500, 16, dl.optim.cosine(0.05, 1500), dl.rng(3),
         metric={"accuracy": dl.accuracy}, validation=(x, y), metric_every=50,
-        checkpoint=path, checkpoint_every=3, resume=resume, on_step=on_step,
+        checkpoint=path, checkpoint_every=3, resume=resume, on_step=after,
+        keep={"average": average, "stop": stop} if path else None,
     )
-    vectors = [optimizer.flat.theta, optimizer.velocity]
+    vectors = [optimizer.flat.snapshot(), optimizer.velocity, average.mean]
+    stop.restore()
+    vectors += [optimizer.flat.theta, np.array([stop.best, stop.best_at, average.n])]
     return [v.tobytes().hex() for v in vectors], history
 
 def life(path, steps, seconds):

@@ -20,8 +20,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 # A file of dlmini may import only from files listed before it. testing.py stands at the side.
 ORDER = """
-    backend tensor ops functional flat nn optim regularize curvature descent train distributed data
-    report ledger claims sliders plot exercises
+    backend tensor ops functional flat nn optim regularize curvature descent checkpoint train
+    distributed data report ledger claims sliders plot exercises
 """.split()
 TESTING_MAY_IMPORT = {"backend", "tensor", "ops"}
 

@@ -345,20 +345,18 @@ def test_a_history_draws_its_curves():
         loss=[3.0, 2.0, 1.0], lr=[0.1] * 3, metrics={"accuracy": [0.5, 0.9]}, metric_steps=[2, 3]
     )
     figure, ax = plt.subplots()
-    assert history.plot(ax) is ax
-    assert ax.lines[0].get_xydata().tolist() == [[0, 3], [1, 2], [2, 1]]
+    line = dl.plot.history(ax, history)
+    assert line.get_xydata().tolist() == [[0, 3], [1, 2], [2, 1]]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("steps done", "mini-batch loss")
-    history.plot(ax, "accuracy")
-    assert ax.lines[1].get_xydata().tolist() == [[2, 0.5], [3, 0.9]]
-    assert ax.lines[1].get_color() == dl.plot.COLORS["test"]
-    own = history.plot(name="lr")
-    assert own is not ax
+    line = dl.plot.history(ax, history, "accuracy")
+    assert line.get_xydata().tolist() == [[2, 0.5], [3, 0.9]]
+    assert line.get_color() == dl.plot.COLORS["test"]
+    assert dl.plot.history(ax, history, "lr").get_ydata().tolist() == [0.1] * 3
     with pytest.raises(ValueError, match="no values of 'recall'; it has 'loss', 'lr', 'accuracy'"):
-        history.plot(ax, "recall")
+        dl.plot.history(ax, history, "recall")
     with pytest.raises(ValueError, match="no values of 'loss'; it has nothing"):
-        dl.train.History().plot(ax)
+        dl.plot.history(ax, dl.train.History())
     plt.close(figure)
-    plt.close(own.figure)
 
 
 def test_training_does_not_import_matplotlib():
