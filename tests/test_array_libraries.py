@@ -1,0 +1,230 @@
+"""NumPy, torch and the strict reading of the array API standard give the same numbers.
+
+`array_api_strict` has nothing that the standard does not have: an operation that runs there uses
+no library's private words. Where that would cost speed, LIMITS says so.
+"""
+
+import numpy as np
+import pytest
+
+import dlmini as dl
+from dlmini import Tensor, ops, regularize
+from dlmini import functional as F
+from dlmini.tensor import Leaf, Op
+
+RNG = np.random.default_rng(11)
+
+
+def normal(*shape):
+    """Random numbers off 0, where some of the derivatives jump."""
+    x = RNG.standard_normal(shape)
+    return x + 0.1 * np.sign(x)
+
+
+def positive(*shape):
+    return np.abs(normal(*shape)) + 0.5
+
+
+X, Y, M = normal(3, 4), normal(3, 4), normal(4, 2)
+IMAGES, FILTERS = normal(2, 2, 5, 4), normal(3, 2, 3, 2)
+LABELS = [1, 0, 3]
+
+# name: (function of Tensors, its arguments)
+CASES = {
+    "add": (ops.add, X, normal(4)),
+    "sub": (ops.sub, X, normal(3, 1)),
+    "mul": (ops.mul, X, normal(2, 3, 4)),
+    "div": (ops.div, X, positive(3, 4)),
+    "neg": (ops.neg, X),
+    "power": (ops.power, positive(3, 4), Y),
+    "power by a number": (lambda x: ops.power(x, 2.5), positive(3, 4)),
+    "a number to the power": (lambda x: 2.0**x, X),
+    "numbers beside": (lambda x: (3.0 - x) / 2.0 + 1.0 / (x * x + 1.0), X),
+    "exp": (ops.exp, X),
+    "log": (ops.log, positive(3, 4)),
+    "sqrt": (ops.sqrt, positive(3, 4)),
+    "sin": (ops.sin, X),
+    "cos": (ops.cos, X),
+    "tanh": (ops.tanh, X),
+    "abs": (ops.abs, X),
+    "relu": (ops.relu, X),
+    "sigmoid": (ops.sigmoid, X),
+    "softplus": (ops.softplus, X),
+    "maximum": (ops.maximum, X, Y),
+    "maximum with a number": (lambda x: ops.maximum(x, 0.2), X),
+    "minimum": (ops.minimum, X, Y),
+    "where": (lambda x, y: ops.where(ops.raw(x) > 0.3, x * x, y), X, Y),
+    "clip": (lambda x: ops.clip(x, -0.7, 0.9), X),
+    "sum": (lambda x: ops.sum(x, 0), X),
+    "mean": (lambda x: ops.mean(x, (0, 2), keepdims=True), normal(2, 3, 2)),
+    "var": (lambda x: ops.var(x, 1), X),
+    "max": (lambda x: ops.max(x, 1), X),
+    "min": (lambda x: ops.min(x, 0, keepdims=True), X),
+    "logsumexp": (lambda x: ops.logsumexp(x, 0), X),
+    "reshape": (lambda x: ops.reshape(x, (2, -1)), X),
+    "transpose": (lambda x: ops.transpose(x, (2, 0, 1)), normal(2, 3, 4)),
+    "broadcast_to": (lambda x: ops.broadcast_to(x, (2, 3, 4)), normal(3, 1)),
+    "unbroadcast": (lambda x: ops.unbroadcast(x, (1, 4)), X),
+    "concatenate": (lambda x, y: ops.concatenate([x, y, x], 1), X, Y),
+    "stack": (lambda x, y: ops.stack([x, y], -1), X, Y),
+    "getitem": (lambda x: x[1:, ::2], X),
+    "getitem of a row": (lambda x: x[-1], X),
+    "getitem by integers": (lambda x: x[np.array([0, 2, 2]), np.array([1, 3, 3])], X),
+    "matmul": (ops.matmul, X, M),
+    "matmul in batches": (ops.matmul, normal(2, 1, 3, 4), normal(3, 4, 2)),
+    "matmul of vectors": (ops.matmul, normal(4), normal(4)),
+    "astype": (lambda x: ops.astype(x * 2.0, x.dtype), X),
+    "linear": (F.linear, X, normal(2, 4), normal(2)),
+    "linear without bias": (F.linear, normal(2, 3, 4), normal(2, 4)),
+    "leaky_relu": (F.leaky_relu, X),
+    "elu": (F.elu, X),
+    "gelu": (F.gelu, X),
+    "softmax": (F.softmax, X),
+    "cross_entropy": (lambda x: F.cross_entropy(x, LABELS), X),
+    "smoothed cross_entropy": (
+        lambda x: regularize.cross_entropy_smoothed(x, LABELS, 0.1),
+        X,
+    ),
+    "mse_loss": (F.mse_loss, X, Y),
+    "batch_norm": (lambda *a: F.batch_norm(*a)[0], X, normal(4), normal(4)),
+    "batch_norm of images": (lambda *a: F.batch_norm(*a)[0], IMAGES, normal(2), normal(2)),
+    "layer_norm": (F.layer_norm, X, normal(4), normal(4)),
+    "dropout": (lambda x: F.dropout(x, 0.5, mask=X > 0), X),
+    "conv2d": (
+        lambda *a: F.conv2d(*a, stride=(2, 1), padding=1),
+        IMAGES,
+        FILTERS,
+        normal(3),
+    ),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, 2), IMAGES),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 2, 1), IMAGES),
+}
+
+MASK = "a mask times floats: many times faster than `where`, in NumPy and torch alike"
+METHOD = "asks the array for a method or a length, which the standard has as functions"
+MAKE = "makes its array by torch's name, as_tensor"
+VIEWS = "patches are views by strides"
+
+# What needs more than the standard has: (where it fails, the words, why).
+LIMITS = {
+    "relu": ("gradient", "numeric dtypes", MASK),
+    "maximum": ("gradient", "numeric dtypes", MASK),
+    "maximum with a number": ("gradient", "numeric dtypes", MASK),
+    "minimum": ("gradient", "numeric dtypes", MASK),
+    "elu": ("gradient", "numeric dtypes", MASK),
+    "max": ("gradient", "reshape", METHOD),
+    "min": ("gradient", "reshape", METHOD),
+    "logsumexp": ("value", "reshape", METHOD),
+    "getitem of a row": ("value", "only specifies 1 dim", "x[i] is short for x[i, ...]"),
+    "getitem by integers": ("value", "Index arrays", "the standard cannot scatter: no x[i] += g"),
+    "cross_entropy": ("value", "as_tensor", MAKE),
+    "smoothed cross_entropy": ("value", "as_tensor", MAKE),
+    "mse_loss": ("value", "mean", METHOD),
+    "batch_norm": ("value", "reshape", METHOD),
+    "batch_norm of images": ("value", "reshape", METHOD),
+    "layer_norm": ("value", "reshape", METHOD),
+    "dropout": ("value", "as_tensor", MAKE),
+    "linear": ("gradient", "len", METHOD),
+    "conv2d": ("value", "stride", VIEWS),
+    "avg_pool2d": ("value", "stride", VIEWS),
+    "max_pool2d": ("value", "stride", VIEWS),
+}
+
+
+def leaf(array):
+    return Tensor.wrap(array, Leaf(array))
+
+
+def results(name, wrap, reached):
+    """Tensors: value, gradient, and the gradient of the gradient by arguments and cotangent.
+
+    Args:
+        name: of the case.
+        wrap: NumPy array ↦ array of the library.
+        reached: a list that takes the stages as they begin.
+    """
+    f, *arguments = CASES[name]
+    directions = np.random.default_rng(5)
+    leaves = [leaf(wrap(a.copy())) for a in arguments]
+    reached.append("value")
+    z = f(*leaves)
+    reached.append("gradient")
+    cotangent = leaf(wrap(directions.standard_normal(z.shape)))
+    plain = dl.grad(z, leaves, cotangent, retain_graph=True)
+    first = dl.grad(z, leaves, cotangent, create_graph=True)
+    total = 0.0
+    for g in first:
+        total = total + ops.sum(g * Tensor.wrap(wrap(directions.standard_normal(g.shape)), None))
+    reached.append("gradient of the gradient")
+    return [z, *plain, *first, *dl.grad(total, [*leaves, cotangent], retain_graph=True)]
+
+
+def numbers(name, wrap, reached):
+    found = results(name, wrap, reached)
+    assert {type(t.data) for t in found} == {type(wrap(np.zeros(1)))}, "all in the one library"
+    return [dl.to_numpy(t.data) for t in found]
+
+
+@pytest.fixture(autouse=True)
+def double():
+    yield
+    dl.use("numpy")
+
+
+def numpy_numbers(name):
+    dl.use("numpy", "float64")
+    return numbers(name, np.asarray, [])
+
+
+def equal(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert np.allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_torch_gives_what_numpy_gives(name):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    expected = numpy_numbers(name)
+    dl.use("torch", "float64")
+    equal(numbers(name, torch.tensor, []), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in LIMITS])
+def test_the_standard_alone_gives_what_numpy_gives(name):
+    strict = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
+    equal(numbers(name, strict.asarray, []), numpy_numbers(name))
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_needs_more_than_the_standard_says_so(name):
+    strict = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
+    dl.use("numpy", "float64")
+    stage, words, _ = LIMITS[name]
+    reached = []
+    with pytest.raises((AttributeError, TypeError, ValueError), match=words):
+        numbers(name, strict.asarray, reached)
+    assert reached[-1] == stage
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_compared_is_zero(name):
+    """Zeros are equal whatever the rule; that by the cotangent sees linear operations too."""
+    z, *rest = numpy_numbers(name)
+    n = len(CASES[name]) - 1
+    assert all(a.any() for a in (z, *rest[: 2 * n], rest[-1]))
+
+
+def test_every_op_is_compared():
+    dl.use("numpy", "float64")
+    used, nodes = set(), [t.node for name in CASES for t in results(name, np.asarray, [])]
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node.op is not None:
+            used.add(node.op.name)
+            nodes.extend(node.parents)
+    made = {
+        o.name for module in (ops, F, dl.tensor) for o in vars(module).values() if isinstance(o, Op)
+    }
+    assert made <= used, made - used
