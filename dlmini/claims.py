@@ -16,6 +16,7 @@ from .report import brief, num, plain, show_line
 
 __all__ = ["ClaimFailed", "claim", "ledger", "owed", "records"]
 
+# The form of an identifier: chapter-name.
 IDENTIFIER = re.compile(r"^[a-z]+-[a-z0-9-]+$")
 
 
@@ -47,20 +48,20 @@ def claim(
     NaN and infinity never pass.
 
     Args:
-        id: The identifier in the ledger, such as "gd-threshold".
-        statement: The claim, in words.
-        measured: A number or an array of measurements (NumPy, torch, lists).
-        predicted: A number for all measurements, or one for each, obtained without measuring.
-        rtol: Largest allowed |m/p − 1|.
-        atol: Largest allowed |m − p|.
-        above: Lower bound, exclusive.
-        below: Upper bound, exclusive.
-        holds: The verdict, where it is not a comparison of numbers.
-        shown: What was measured, in words and numbers; goes with `holds`.
+        id: the identifier in the ledger, such as "gd-threshold".
+        statement: the claim, in words.
+        measured: a number or an array of measurements (NumPy, torch, lists).
+        predicted: a number for all measurements, or one for each, obtained without measuring.
+        rtol: largest allowed |m/p − 1|.
+        atol: largest allowed |m − p|.
+        above: lower bound, exclusive.
+        below: upper bound, exclusive.
+        holds: the verdict, where it is not a comparison of numbers.
+        shown: what was measured, in words and numbers; goes with `holds`.
 
     Raises:
-        ClaimFailed: With the worst measurement and what was asked of it.
-        TypeError, ValueError: When the claim is not stated properly.
+        ClaimFailed: with the worst measurement and what was asked of it.
+        TypeError, ValueError: the claim is not stated properly.
     """
     _check_words(id, statement)
     if holds is not None or shown is not None:

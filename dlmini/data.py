@@ -49,7 +49,8 @@ def random_split(
     still fall on both sides: `grouped_split` keeps them together.
 
     Args:
-        x: (N, …) inputs; y: (N,) targets.
+        x: (N, …) inputs.
+        y: (N,) targets.
         test: share of the test part, between 0 and 1.
         rng: default the stream that `dl.seed` started.
 
@@ -77,7 +78,8 @@ def grouped_split(
     nearest to the wanted share that whole groups, in random order, allow.
 
     Args:
-        x: (N, …) inputs; y: (N,) targets.
+        x: (N, …) inputs.
+        y: (N,) targets.
         groups: (N,) labels, numbers or strings: examples with equal labels stay together.
         test: share of the test part, between 0 and 1.
         rng: default the stream that `dl.seed` started.
@@ -110,7 +112,8 @@ def standardise(train: Any, test: Any) -> tuple[Array, Array]:
     in training becomes 0 there.
 
     Args:
-        train: (N, features); test: (M, features).
+        train: (N, features).
+        test: (M, features).
 
     Returns:
         Both parts, floating.
@@ -182,6 +185,9 @@ def digits(test: float = 0.2, rng: np.random.Generator | None = None) -> Split:
 
     Pixels run from 0 to 1; x is (N, 64). Ships with scikit-learn, no download.
 
+    Args:
+        test, rng: as `random_split`.
+
     Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits.
     """
     bunch = _load("digits")
@@ -193,6 +199,9 @@ def wine(test: float = 0.2, rng: np.random.Generator | None = None) -> Split:
 
     x is (N, 13), as measured: from 0.1 (phenols) to 1,680 (proline), see `standardise`; classes
     0 to 2. Ships with scikit-learn, no download.
+
+    Args:
+        test, rng: as `random_split`.
 
     Source: Aeberhard & Forina (1991), Wine. UCI Machine Learning Repository.
     """
@@ -206,8 +215,11 @@ def breast_cancer(test: float = 0.2, rng: np.random.Generator | None = None) -> 
     x is (N, 30), as measured: from 0 to 4,254 (area), see `standardise`. Ships with scikit-learn,
     no download.
 
+    Args:
+        test, rng: as `random_split`.
+
     Source: Street, Wolberg & Mangasarian (1993), Nuclear feature extraction for breast tumor
-    diagnosis.
+        diagnosis.
     """
     bunch = _load("breast_cancer")
     return random_split(bunch.data, bunch.target.astype(np.int64), test, rng)
@@ -219,6 +231,9 @@ def diabetes(test: float = 0.2, rng: np.random.Generator | None = None) -> Split
     x is (N, 10) in its own units (scikit-learn's default scales it with statistics of all
     patients, test ones included); y runs from 25 to 346, a regression target. Ships with
     scikit-learn, no download.
+
+    Args:
+        test, rng: as `random_split`.
 
     Source: Efron, Hastie, Johnstone & Tibshirani (2004), Least Angle Regression.
     """
@@ -240,6 +255,7 @@ def two_moons(
     Args:
         n: points, half of each class.
         noise: standard deviation ≥ 0.
+        rng: default the stream that `dl.seed` started.
 
     Returns:
         x (n, 2) float64 in random order, y (n,) int64.
@@ -274,6 +290,7 @@ def spirals(
         classes: number of arms, at least 2.
         turns: how often an arm winds around, > 0.
         noise: standard deviation ≥ 0.
+        rng: default the stream that `dl.seed` started.
 
     Returns:
         x (n, 2) float64 in random order, y (n,) int64.
@@ -301,9 +318,13 @@ def random_hessian(
         kappa: condition number κ = λmax/λmin ≥ 1; the other eigenvalues lie log-uniformly
             between.
         top: λmax > 0.
+        rng: default the stream that `dl.seed` started.
 
     Returns:
         (d, d), float64.
+
+    Raises:
+        ValueError: an argument outside its range.
     """
     if d < 2 or kappa < 1:
         raise ValueError(f"random_hessian needs d >= 2 and kappa >= 1, got d={d}, kappa={kappa}")
@@ -327,8 +348,17 @@ def linear_regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Simulated regression y = x·w + noise with normal inputs, weights and noise.
 
+    Args:
+        n: examples, at least 1.
+        d: features, at least 1.
+        noise: standard deviation ≥ 0 of the noise; inputs and weights are standard normal.
+        rng: default the stream that `dl.seed` started.
+
     Returns:
         x (n, d) and y (n,), float64.
+
+    Raises:
+        ValueError: an argument outside its range.
     """
     if n < 1 or d < 1:
         raise ValueError(f"linear_regression needs n >= 1 and d >= 1, got n={n}, d={d}")
@@ -355,9 +385,13 @@ def ill_conditioned_regression(
         d: features, at least 2.
         kappa: κ = λmax/λmin ≥ 1.
         noise: standard deviation ≥ 0 of the noise on y; the weights w are standard normal.
+        rng: default the stream that `dl.seed` started.
 
     Returns:
         x (n, d) and y (n,), float64.
+
+    Raises:
+        ValueError: an argument outside its range.
     """
     d = backend.count("d", d, 2)
     n, kappa = backend.count("n", n, d), backend.positive("kappa", kappa)
@@ -404,17 +438,21 @@ def noisy_labels(y: Any, share: float, rng: np.random.Generator | None = None) -
 
 # --- larger real data, downloaded once ------------------------------------------------------------
 
+# Where MNIST is kept; the second is asked where the first does not answer.
 MNIST_URLS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
+# What its files must be.
 MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",  # noqa: E501
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",  # noqa: E501
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
+# Where CIFAR-10 is kept.
 CIFAR10_URLS = ("https://www.cs.toronto.edu/~kriz/",)
+# What its archive must be.
 CIFAR10_SHA256 = {
     "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 }
@@ -484,6 +522,9 @@ def cifar10(folder: str | os.PathLike | None = None) -> Split:
 def read_idx(path: str | os.PathLike) -> np.ndarray:
     """The array in a (gzipped) idx file, the format of MNIST: header, sizes, then bytes.
 
+    Args:
+        path: the file.
+
     Returns:
         uint8, in the shape that the header gives.
 
@@ -515,6 +556,9 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
 
 def read_cifar(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels in a .bin file of CIFAR-10: records of one label and 3,072 pixel bytes.
+
+    Args:
+        path: the file.
 
     Returns:
         x (N, 3, 32, 32) and y (N,), uint8.

@@ -59,9 +59,13 @@ def descend(
         momentum: μ ≥ 0.
         schedule: factor on η at step t = 0, 1, …
 
+    Returns:
+        A `Path`.
+
     Raises:
         ValueError: η not positive, steps < 1.
         ShapeError: the loss is not one number per run.
+        TypeError: the loss is no Tensor.
     """
     rates = np.asarray(lr)
     if (
@@ -114,6 +118,9 @@ def quadratic(hessian: Any, minimum: Any = 0.0) -> Callable[[Tensor], Tensor]:
     Args:
         hessian: H, symmetric (d, d); or one for each run, (runs, d, d).
         minimum: θ*, (d,); the origin by default.
+
+    Returns:
+        The function θ ↦ L(θ).
 
     Raises:
         ShapeError: H is not square.
@@ -179,7 +186,18 @@ def largest_stable_lr(
 
 
 def asymptotic_rate(path: Path, minimum: Any = 0.0) -> np.ndarray:
-    """Factor by which ‖θ − θ*‖ shrinks per step, measured over the second half of a path."""
+    """Factor by which ‖θ − θ*‖ shrinks per step, measured over the second half of a path.
+
+    Args:
+        path: a descent of two steps or more.
+        minimum: θ*, (d,); the origin by default.
+
+    Returns:
+        One factor for each run.
+
+    Raises:
+        ValueError: fewer than two steps, or an error that has reached 0.
+    """
     error = np.linalg.norm(path.points - backend.to_numpy(minimum), axis=-1)
     half = len(error) // 2
     if len(error) < 3 or not error[half].all():
@@ -188,7 +206,15 @@ def asymptotic_rate(path: Path, minimum: Any = 0.0) -> np.ndarray:
 
 
 def steps_to(path: Path, target: float) -> np.ndarray:
-    """The first step at which each run's loss is at most `target`; NaN where it never is."""
+    """The first step at which each run's loss is at most `target`; NaN where it never is.
+
+    Args:
+        path: a descent of one run or many.
+        target: a loss.
+
+    Returns:
+        One number for each run.
+    """
     reached = path.losses <= target
     return np.where(reached.any(0), reached.argmax(0), np.nan)
 
@@ -206,6 +232,9 @@ def slopes_along(
 
     Returns:
         (n,), loss per unit length.
+
+    Raises:
+        ShapeError: the directions are not (n, P).
     """
     directions = np.asarray(directions)
     if directions.ndim != 2 or directions.shape[1] != flat.size:

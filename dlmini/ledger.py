@@ -23,7 +23,11 @@ def _asked(record):
 
 
 def as_text(record: dict) -> str:
-    """One line, as a terminal shows it and as nbval compares it."""
+    """One line, as a terminal shows it and as nbval compares it.
+
+    Args:
+        record: of one claim, as `claim` stores it.
+    """
     return (
         f"{'✓' if record['holds'] else '✗'} {record['id']} · {record['statement']} · "
         f"{record['compared']} {record['shown']}{_count(record)}{_asked(record)}"
@@ -31,7 +35,11 @@ def as_text(record: dict) -> str:
 
 
 def as_html(record: dict) -> str:
-    """One line, with the anchor to which the ledger links."""
+    """One line, with the anchor to which the ledger links.
+
+    Args:
+        record: of one claim, as `claim` stores it.
+    """
     good = record["holds"]
     sign, word = ("✓", "holds") if good else ("✗", "does not hold")
     return (
@@ -46,7 +54,14 @@ def as_html(record: dict) -> str:
 
 
 def owed(folder=".") -> dict:
-    """What the book owes: chapter → {"title": …, "claims": {id: statement}}, from claims.toml."""
+    """What the book owes: chapter → {"title": …, "claims": {id: statement}}, from claims.toml.
+
+    Args:
+        folder: where claims.toml is.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     path = Path(folder) / "claims.toml"
     if not path.is_file():
         raise FileNotFoundError(
@@ -57,7 +72,11 @@ def owed(folder=".") -> dict:
 
 
 def records(notebook) -> list[dict]:
-    """The records of all claims stored in a notebook, in its order."""
+    """The records of all claims stored in a notebook, in its order.
+
+    Args:
+        notebook: its path.
+    """
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     outputs = (output for cell in cells for output in cell.get("outputs", []))
     found = (output.get("metadata", {}).get("dlmini", {}) for output in outputs)
@@ -65,7 +84,11 @@ def records(notebook) -> list[dict]:
 
 
 def ledger(folder=".") -> None:
-    """Show every claim of the stored notebooks in one searchable table, and what is still owed."""
+    """Show every claim of the stored notebooks in one searchable table, and what is still owed.
+
+    Args:
+        folder: of the notebooks and claims.toml.
+    """
     book = owed(folder)
     notebooks = {chapter: Path(folder) / f"{chapter}.ipynb" for chapter in book}
     measured = {c: records(path) for c, path in notebooks.items() if path.is_file()}

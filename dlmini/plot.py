@@ -22,9 +22,9 @@ __all__ = [
     "style",
 ]
 
+_BLUE, _RED, _INK, _GREY = "#0072b2", "#d55e00", "#222222", "#767676"
 # One meaning, one colour, throughout the book. Blue and vermilion are Okabe and Ito's; the others
 # are placed so that red- and green-blind readers tell optimizers apart, at 3:1 on white or more.
-_BLUE, _RED, _INK, _GREY = "#0072b2", "#d55e00", "#222222", "#767676"
 COLORS = {
     "theory": _INK,
     "measurement": _BLUE,
@@ -102,15 +102,18 @@ def band(ax, x, runs, label: str | None = None, color: str | None = None, *, spr
     Where a run diverged (NaN or infinity), a cross at the top says so; the band covers the others.
 
     Args:
-        ax: The axes.
-        x: Shape (m,).
-        runs: Shape (n, m), one row for each seed.
-        label: The line's label, for `label_lines` or a legend.
-        color: A role in `COLORS`, or a colour.
+        ax: the axes.
+        x: (m,).
+        runs: (n, m), one row for each seed.
+        label: the line's label, for `label_lines` or a legend.
+        color: a role in `COLORS`, or a colour.
         spread: "range" (smallest to largest) or "quartiles".
 
     Returns:
         The median's line.
+
+    Raises:
+        ValueError: shapes that do not fit, or another spread.
     """
     x, runs = _real("x", x), _real("runs", runs)
     if x.ndim != 1 or runs.ndim != 2 or runs.shape[1] != x.size or not runs.size:
@@ -166,12 +169,15 @@ def history(ax, record, name: str = "loss"):
     """Draw one curve of a training run against the number of steps done.
 
     Args:
-        ax: The axes.
-        record: What `train.fit` returned.
+        ax: the axes.
+        record: what `train.fit` returned.
         name: "loss", "lr" or the name of a metric.
 
     Returns:
         The line.
+
+    Raises:
+        ValueError: the run has no values of that name.
     """
     curves = {"loss": record.loss, "lr": record.lr, **record.metrics}
     if not curves.get(name):
@@ -187,7 +193,15 @@ def history(ax, record, name: str = "loss"):
 
 
 def label_lines(ax, *, pad: float = 6) -> None:
-    """Write each labelled line's name at its right end, clear of the others: no legend needed."""
+    """Write each labelled line's name at its right end, clear of the others: no legend needed.
+
+    Args:
+        ax: the axes.
+        pad: points between a line's end and its name.
+
+    Raises:
+        ValueError: no line has a label.
+    """
     lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
     if not lines:
         raise ValueError("label_lines: no line on these axes has a label; pass label= when drawing")
@@ -233,16 +247,19 @@ def contours(ax, f, xlim, ylim, *, levels: int = 12, log: bool = False, n: int =
     """Draw a loss over a plane as shaded contours, light in the valley.
 
     Args:
-        ax: The axes.
+        ax: the axes.
         f: f(X, Y) on arrays of shape (n, n), or an array of losses, rows along y.
         xlim: (left, right).
         ylim: (bottom, top).
-        levels: Number of levels.
-        log: Space the levels evenly in the logarithm of the loss (which must be positive).
-        n: Grid points along each axis, where f is a function.
+        levels: number of levels.
+        log: space the levels evenly in the logarithm of the loss (which must be positive).
+        n: grid points along each axis, where f is a function.
 
     Returns:
         The contour set (for a colour bar).
+
+    Raises:
+        ValueError: f is no grid, constant, nowhere finite, or negative where `log` is set.
     """
     (x0, x1), (y0, y1) = _limits("xlim", xlim), _limits("ylim", ylim)
     if callable(f):
@@ -287,14 +304,17 @@ def path(ax, xy, label: str | None = None, color: str | None = None, *, marker: 
     A path that leaves the picture is cut where it is far outside, so that limits stay.
 
     Args:
-        ax: The axes, with limits set (call `contours` first).
-        xy: Shape (steps + 1, 2).
-        label: The line's label.
-        color: A role in `COLORS`, or a colour.
-        marker: The mark of each step; "" for a path of many steps.
+        ax: the axes, with limits set (call `contours` first).
+        xy: (steps + 1, 2).
+        label: the line's label.
+        color: a role in `COLORS`, or a colour.
+        marker: the mark of each step; "" for a path of many steps.
 
     Returns:
         The line.
+
+    Raises:
+        ValueError: xy has another shape.
     """
     xy = _real("xy", xy)
     if xy.ndim != 2 or xy.shape[1] != 2 or not len(xy):
@@ -330,13 +350,16 @@ def reference_slope(ax, slope: float, through, label: str | None = None):
     """Draw the power law y ∝ x^slope through a point, across log–log axes, dashed.
 
     Args:
-        ax: Axes with both scales logarithmic.
-        slope: The exponent.
-        through: The point (x, y).
-        label: Written beside the line; the default names the slope. "" for none.
+        ax: axes with both scales logarithmic.
+        slope: the exponent.
+        through: the point (x, y).
+        label: written beside the line; the default names the slope. "" for none.
 
     Returns:
         The line.
+
+    Raises:
+        ValueError: axes that are not logarithmic, or a point that is not positive.
     """
     if ax.get_xscale() != "log" or ax.get_yscale() != "log":
         raise ValueError(

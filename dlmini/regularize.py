@@ -173,7 +173,7 @@ class EarlyStopping:
 
         if stop.update(validation_loss):
             break
-        …
+        ...
         stop.restore()
 
     Args:
@@ -226,7 +226,7 @@ class EarlyStopping:
         return state | {f"network/{name}": value.copy() for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave.
+        """Take over the `state` that `state_dict` gave.
 
         Raises:
             ShapeError: it was saved for another number of parameters.
@@ -311,11 +311,15 @@ class SAM:
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over the `state` that `state_dict` gave."""
         self.optimizer.load_state_dict(state)
 
     def ascend(self) -> None:
-        """θ ← θ + ρ g/‖g‖, and let the next backward pass start from zero."""
+        """θ ← θ + ρ g/‖g‖, and let the next backward pass start from zero.
+
+        Raises:
+            GradientError: called twice without a step between.
+        """
         if self._away:
             raise GradientError("ascend() twice: call step() after the second backward pass")
         theta, g, norm = self.flat.theta, self.flat.g, grad_norm(self.flat)
@@ -335,6 +339,9 @@ class SAM:
 
         Returns:
             The loss at θ if `loss` was given.
+
+        Raises:
+            GradientError: there was no `ascend` before.
         """
         value = None
         if loss is not None:
@@ -368,11 +375,12 @@ class SAM:
 class WeightAverage:
     """The mean of θ along the way, often better than its last value.
 
-    θ̄ ← θ̄ + (θ − θ̄)/n  after n updates (SWA), or θ̄ ← β θ̄ + (1 − β) θ from the first θ on (EMA).
+    θ̄ ← θ̄ + (θ − θ̄)/n  after n updates (SWA)
+    θ̄ ← β θ̄ + (1 − β) θ  from the first θ on (EMA)
 
-        average.update()                 # after each step, or each epoch
-        with average.applied():          # evaluate with θ̄ …
-            …                            # … and go on training with θ
+        average.update()         # after each step, or each epoch
+        with average.applied():  # evaluate with θ̄ and go on training with θ
+            ...
 
     Batch norm's running statistics belong to θ: let it see the training data anew under θ̄.
 
@@ -433,7 +441,7 @@ class WeightAverage:
         return {"n": self.n, "mean": np.array(to_numpy(self.mean))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave.
+        """Take over the `state` that `state_dict` gave.
 
         Raises:
             ShapeError: it was saved for another number of parameters.

@@ -11,7 +11,11 @@ LINE_STYLE = (
 
 
 def plain(value) -> np.ndarray:
-    """NumPy from whatever holds numbers: torch on any device, dlmini tensors, nested lists."""
+    """NumPy from whatever holds numbers: torch on any device, dlmini tensors, nested lists.
+
+    Args:
+        value: that which holds them.
+    """
     if isinstance(value, list | tuple):
         value = [plain(v) for v in value]
     if hasattr(value, "detach"):
@@ -35,7 +39,12 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def num(x, digits: int = 4) -> str:
-    """A number for reading: 4 significant digits, a true minus, powers of ten raised."""
+    """A number for reading: 4 significant digits, a true minus, powers of ten raised.
+
+    Args:
+        x: a number.
+        digits: how many of them are significant.
+    """
     mantissa, _, exponent = f"{float(x):.{digits}g}".partition("e")
     if exponent:
         power = f"10{str(int(exponent)).translate(_SUPERSCRIPT)}"
@@ -44,7 +53,12 @@ def num(x, digits: int = 4) -> str:
 
 
 def show_line(text: str, html: str, metadata: dict | None = None) -> None:
-    """Show HTML with its plain-text twin in a running notebook; elsewhere print the text."""
+    """Show HTML with its plain-text twin in a running notebook; elsewhere print the text.
+
+    Args:
+        text, html: the twins.
+        metadata: of the output, where a notebook keeps it.
+    """
     try:
         from IPython import get_ipython
         from IPython.display import display

@@ -24,7 +24,13 @@ LIMIT = 150_000  # bytes of one interactive figure, gzipped
 
 
 class Explore:
-    """A figure with sliders as self-contained HTML; `save(path)` writes a page of its own."""
+    """A figure with sliders as self-contained HTML; a notebook shows it.
+
+    Args:
+        name: identifier on the page.
+        html: the figure.
+        states: how many there are.
+    """
 
     def __init__(self, name, html, states):
         self.name, self.html, self.states = name, html, states
@@ -36,7 +42,11 @@ class Explore:
         return {"text/plain": repr(self), "text/html": self.html}
 
     def save(self, path) -> None:
-        """Write the figure as a page that opens in any browser."""
+        """Write the figure as a page that opens in any browser.
+
+        Args:
+            path: of the page.
+        """
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width">'
@@ -61,20 +71,20 @@ def explore(
     website, from a file, in JupyterLab and in Colab.
 
     Args:
-        figure_function: Called with one value for each slider; returns a figure (or draws on the
+        figure_function: called with one value for each slider; returns a figure (or draws on the
             current one). Keep the figure's size and the axes' limits fixed, so that nothing jumps.
-        name: Identifier on the page, such as "gd-valley".
-        alt: What the picture shows: a text with {slider} fields, or a function of the values. It is
+        name: identifier on the page, such as "gd-valley".
+        alt: what the picture shows: a text with {slider} fields, or a function of the values. It is
             the caption under the sliders, too.
-        start: The slider positions to begin with; the default is the middle of each list.
-        labels: What each slider is called, where its argument's name does not say it.
-        **values: One list of values for each slider.
+        start: the slider positions to begin with; the default is the middle of each list.
+        labels: what each slider is called, where its argument's name does not say it.
+        **values: one list of values for each slider.
 
     Returns:
-        Explore, which a notebook shows.
+        `Explore`, which a notebook shows.
 
     Raises:
-        ValueError: Among others when the result is larger than 150 kB gzipped.
+        ValueError: among others when the result is larger than 150 kB gzipped.
     """
     _check_explore(name, alt, values)
     labels = _keyed("labels", labels, values)
@@ -321,16 +331,20 @@ def live(
     """Redraw a figure for any value of its sliders, where a kernel runs.
 
     Args:
-        figure_function: Called with one value for each slider; returns a figure (or draws on the
+        figure_function: called with one value for each slider; returns a figure (or draws on the
             current one).
-        alt: What the picture shows.
-        start: The slider positions to begin with; the default is the middle.
-        labels: What each slider is called, where its argument's name does not say it.
+        alt: what the picture shows.
+        start: the slider positions to begin with; the default is the middle.
+        labels: what each slider is called, where its argument's name does not say it.
         **ranges: (lowest, highest) for each slider. It is logarithmic where both are positive and
             more than a factor of ten apart.
 
     Returns:
         A widget, to be the last line of a cell.
+
+    Raises:
+        ImportError: ipywidgets is not installed.
+        TypeError: no slider, or no text that says what is shown.
     """
     try:
         import ipywidgets as widgets

@@ -18,8 +18,8 @@ from .nn import Module, evaluating
 from .optim import Optimizer
 from .tensor import ShapeError, Tensor, no_grad
 
-Loss = Callable[[Any, Any], Tensor]
-Metric = Callable[[Any, Any], Any]
+Loss = Callable[[Any, Any], Tensor]  # (output, targets) ↦ a scalar to make small
+Metric = Callable[[Any, Any], Any]  # (output, targets) ↦ a number to watch
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -85,7 +85,8 @@ def fit(
     goes into the file too if it is in `keep`:
 
         stop, average = EarlyStopping(net, patience=5), WeightAverage(optimizer.flat)
-        fit(…, on_step=…, checkpoint=path, resume=True, keep={"stop": stop, "average": average})
+        keep = {"stop": stop, "average": average}
+        fit(..., checkpoint=path, resume=True, keep=keep)
 
     Args:
         net: what to train; called as net(batch of x).

@@ -39,6 +39,7 @@ __all__ = [
     "grade",
 ]
 
+# The module of checkers by the prefix of its exercises.
 CHAPTERS = {
     "gd": "gradient_descent",
     "bp": "backpropagation",
@@ -66,14 +67,23 @@ class _Untouched(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """A verdict: status "correct", "wrong" or "not attempted", and what to tell the reader."""
+    """A verdict, and what to tell the reader.
+
+    Attributes:
+        status: "correct", "wrong" or "not attempted".
+        message: the diagnosis, or words of success.
+    """
 
     status: str
     message: str
 
 
 def exercise(id: str) -> Callable:
-    """Register a checker: it gets the answer, returns words of success or raises `Wrong`."""
+    """Register a checker: it gets the answer, returns words of success or raises `Wrong`.
+
+    Args:
+        id: the exercise, such as "gd-1".
+    """
 
     def register(checker):
         known = _checkers.get(id)
@@ -91,8 +101,8 @@ def check(id: str, answer=...) -> None:
     """Grade an answer and show the verdict in one line.
 
     Args:
-        id: The exercise, such as "gd-1".
-        answer: A number, an array or a function, as the exercise asks.
+        id: the exercise, such as "gd-1".
+        answer: a number, an array or a function, as the exercise asks.
     """
     result = grade(id, answer)
     mark, hue, word = _LOOKS[result.status]
@@ -108,11 +118,14 @@ def check(id: str, answer=...) -> None:
 def grade(id: str, answer) -> Result:
     """Grade an answer without showing anything.
 
+    Args:
+        id, answer: as `check`.
+
     Returns:
-        Result with status "correct", "wrong" or "not attempted".
+        A `Result`.
 
     Raises:
-        ValueError: When there is no such exercise.
+        ValueError: there is no such exercise.
     """
     checker = _find(id)
     if _is_stub(answer):
@@ -129,7 +142,11 @@ def grade(id: str, answer) -> Result:
 
 
 def ids(prefix: str) -> list[str]:
-    """The exercises of one chapter, in order: ids("gd") → ["gd-1", "gd-2", …]."""
+    """The exercises of one chapter, in order: ids("gd") → ["gd-1", "gd-2", …].
+
+    Args:
+        prefix: the chapter, a key of `CHAPTERS`.
+    """
     _load(prefix)
     mine = [id for id in _checkers if id.split("-")[0] == prefix]
     return sorted(mine, key=lambda id: [(len(part), part) for part in id.split("-")])
@@ -139,14 +156,27 @@ def ids(prefix: str) -> list[str]:
 
 
 def close(a, b, rtol: float = 1e-4, atol: float = 0.0) -> bool:
-    """Whether two numbers or arrays have one shape and agree; NaN and ∞ agree with nothing."""
+    """Whether two numbers or arrays a and b have one shape and agree; NaN and ∞ agree with nothing.
+
+    Args:
+        a, b: numbers or arrays.
+        rtol, atol: |a − b| ≤ atol + rtol·|b|, for every entry.
+    """
     a, b = np.asarray(plain(a), dtype=float), np.asarray(plain(b), dtype=float)
     same = a.shape == b.shape and np.isfinite(a).all() and np.isfinite(b).all()
     return bool(same and (np.abs(a - b) <= atol + rtol * np.abs(b)).all())
 
 
 def expect_number(answer, name: str = "the answer") -> float:
-    """The answer as a float, or a diagnosis of why it is not a finite number."""
+    """The answer as a float, or a diagnosis of why it is not a finite number.
+
+    Args:
+        answer: what the reader gave.
+        name: what the diagnosis calls it.
+
+    Raises:
+        Wrong: the diagnosis.
+    """
     array = _numbers(answer, name, "a number")
     if array.size != 1:
         raise Wrong(
@@ -156,7 +186,16 @@ def expect_number(answer, name: str = "the answer") -> float:
 
 
 def expect_array(answer, shape: tuple | None = None, name: str = "the answer") -> np.ndarray:
-    """The answer as a float array of the shape (None in it fits any length), or a diagnosis."""
+    """The answer as a float array of the shape, or a diagnosis of why it is none.
+
+    Args:
+        answer: what the reader gave.
+        shape: of the array; None in it fits any length.
+        name: what the diagnosis calls it.
+
+    Raises:
+        Wrong: the diagnosis.
+    """
     array = _numbers(answer, name, "an array")
     if shape is not None:
         fits = len(shape) == array.ndim and all(
