@@ -39,7 +39,7 @@ from .ops import (
     var,
     where,
 )
-from .tensor import GradientError, ShapeError, Tensor, grad, no_grad, op
+from .tensor import GradientError, ShapeError, Tensor, checkpoint, grad, jvp, no_grad, op
 
 __version__ = "0.1.0"
 

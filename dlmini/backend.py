@@ -54,6 +54,8 @@ class _TorchNamespace:
         return function(x, y)
 
     def maximum(self, x, y):
+        if y.__class__ is float:
+            return x.clamp(min=y)
         return self._pair(self._torch.maximum, x, y)
 
     def minimum(self, x, y):

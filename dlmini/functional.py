@@ -1,5 +1,6 @@
 """Layers and losses as functions, built from ops and fused where the field fuses them."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,6 @@ from . import backend
 from .backend import Array, xp
 from .ops import (
     exp,
-    getitem,
     matmul,
     mean,
     minimum,
@@ -22,23 +22,88 @@ from .ops import (
     var,
     where,
 )
-from .tensor import Op, ShapeError, Tensor, op, operand
+from .tensor import NEW, Op, ShapeError, Tensor, op, operand
+
+# --- kernels that several layers share ------------------------------------------------------------
+
+
+def _product(x: Array) -> Any:
+    """The product of matrices like x. np.dot starts a microsecond sooner than np.matmul."""
+    return np.dot if x.__class__ is np.ndarray else xp(x).matmul
+
+
+@functools.lru_cache(256)
+def _ones(library: Any, n: int, dtype: Any, device: Any) -> Array:
+    return library.ones(n, dtype=dtype, device=device)  # never changed
+
+
+def _column_sums(g: Any, out: Any = None) -> Any:
+    """Σ over rows of (N, C). A product with ones is faster than `sum(0)`."""
+    if g.__class__ is Tensor:
+        return sum(g, 0)
+    return _product(g)(g.T, _ones(xp(g), g.shape[0], g.dtype, g.device), out=out)
+
+
+def _into(out: Any, function: Any, *args: Array) -> Any:
+    """function(*args) as a fused rule owes it: into a gradient's memory, or as a new array."""
+    if out is None:
+        return None
+    if out is NEW or out.dtype != args[0].dtype:
+        return function(*args)
+    function(*args, out=out)
+    return None
+
+
+def _gated(g: Any, z: Any) -> Any:
+    """The cotangent behind a relu whose output was z."""
+    return g * (raw(z) > 0)
+
+
+def _then_relu(layer: Op) -> Op:
+    """`layer` and relu as one operation, which cuts the layer's output off in place."""
+
+    def forward(*args, **params):
+        z = layer.forward(*args, **params)
+        return np.maximum(z, 0.0, out=z) if z.__class__ is np.ndarray else xp(z).maximum(z, 0.0)
+
+    def behind(rule):
+        return lambda g, z, *args, **params: rule(_gated(g, z), None, *args, **params)
+
+    def jvp(tangents, z, *args, **params):
+        return _gated(layer.push(tangents, z, *args, **params), z)
+
+    def fused(g, out, z, *args, **params):
+        return layer.fused(g * (z > 0), out, None, *args, **params)  # type: ignore[misc]
+
+    rules = [behind(rule) for rule in layer.rules]
+    return op(forward, *rules, name=f"{layer.name}_relu", jvp=jvp, fused=fused)
+
 
 # --- the dense layer ------------------------------------------------------------------------------
 
 
 def _linear_forward(x, weight, bias=None):
-    z = xp(x).matmul(x, weight.T)
+    z = _product(x)(x, weight.T)
     if bias is not None:
         z += bias
     return z
 
 
-def _column_sums(g):
-    """Σ over rows. A product with ones is faster than `sum(0)` in NumPy and torch."""
-    if g.__class__ is Tensor:
-        return sum(g, 0)
-    return xp(g).ones(len(g), dtype=g.dtype, device=g.device) @ g
+def _linear_jvp(tangents, z, x, weight, bias=None):
+    tx, tw, tb = (*tangents, None)[:3]
+    total = 0.0 if tb is None else tb
+    if tw is not None:
+        total = total + x @ tw.T
+    return total if tx is None else total + tx @ weight.T
+
+
+def _linear_fused(g, out, z, x, weight, bias=None):
+    product = _product(g)
+    return (
+        None if out[0] is None else product(g, weight),
+        _into(out[1], product, g.T, x),
+        *(_into(memory, _column_sums, g) for memory in out[2:]),
+    )
 
 
 _linear = op(
@@ -47,17 +112,20 @@ _linear = op(
     lambda g, z, x, weight, bias=None: matmul(transpose(g), x),
     lambda g, z, x, weight, bias=None: _column_sums(g),
     name="linear",
-    into={1: lambda out, g, z, x, weight, bias=None: xp(g).matmul(g.T, x, out=out)},
+    jvp=_linear_jvp,
+    fused=_linear_fused,
 )
+_linear_relu = _then_relu(_linear)
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """x Wᵀ + b.
+def linear(x: Any, weight: Any, bias: Any = None, relu: bool = False) -> Any:
+    """x Wᵀ + b, or max(x Wᵀ + b, 0) as one operation.
 
     Args:
         x: (…, in_features).
         weight: (out_features, in_features).
         bias: (out_features,) or None.
+        relu: cut off at 0; keeps one array where a layer and a relu would make two.
 
     Returns:
         (…, out_features).
@@ -66,19 +134,21 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         ShapeError: the number of features does not match.
     """
     x = operand(x)
-    if weight.ndim != 2 or (bias is not None and tuple(bias.shape) != tuple(weight.shape[:1])):
+    if weight.ndim != 2 or (bias is not None and bias.shape[:2] != weight.shape[:1]):
         raise ShapeError(
             f"linear needs a weight (out, in) and a bias (out,), got {tuple(weight.shape)} and "
             f"{None if bias is None else tuple(bias.shape)}"
         )
-    if x.ndim == 0 or x.shape[-1] != weight.shape[-1]:
+    shape = x.shape
+    if not shape or shape[-1] != weight.shape[1]:
         raise ShapeError(
-            f"linear: the input has shape {tuple(x.shape)}, but the layer takes "
+            f"linear: the input has shape {tuple(shape)}, but the layer takes "
             f"{weight.shape[-1]} features on the last axis: reshape the input or change in_features"
         )
-    rows = x if x.ndim == 2 else reshape(x, (-1, x.shape[-1]))
-    z = _linear(rows, weight) if bias is None else _linear(rows, weight, bias)
-    return z if x.ndim == 2 else reshape(z, (*x.shape[:-1], weight.shape[0]))
+    rows = x if len(shape) == 2 else reshape(x, (-1, shape[-1]))
+    layer = _linear_relu if relu else _linear
+    z = layer(rows, weight) if bias is None else layer(rows, weight, bias)
+    return z if len(shape) == 2 else reshape(z, (*shape[:-1], weight.shape[0]))
 
 
 # --- activations ----------------------------------------------------------------------------------
@@ -87,6 +157,7 @@ leaky_relu = op(
     lambda x, slope=0.01: xp(x).where(x > 0, x, slope * x),
     lambda g, z, x, slope=0.01: where(raw(x) > 0, g, slope * g),
     name="leaky_relu",
+    jvp="elementwise",
 )
 
 
@@ -107,83 +178,135 @@ def gelu(x: Any) -> Any:
 # --- convolution ----------------------------------------------------------------------------------
 #
 # z = x ⋆ w is linear in x and in w, and so are its two adjoints: three operations that are each
-# other's derivatives to any order.
+# other's derivatives to any order. Images are (N, C, H, W) to the reader and lie channels last in
+# memory, so that a patch is a few long runs and all work is products of matrices.
 
 
-def _patches(x, kernel, stride):
-    """Views of all patches of x (N, C, H, W): (N, H', W', C, kh, kw), no copy."""
-    (n, c, h, w), (kh, kw), (sh, sw) = x.shape, kernel, stride
-    shape = (n, (h - kh) // sh + 1, (w - kw) // sw + 1, c, kh, kw)
-    if xp(x) is np:
-        a, b, d, e = x.strides
-        strides = (a, sh * d, sw * e, b, d, e)
-        return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
-    a, b, d, e = x.stride()
-    return x.as_strided(shape, (a, sh * d, sw * e, b, d, e))
+def _channels_last(x):
+    """(N, C, H, W) as (N, H, W, C); a view."""
+    return xp(x).permute_dims(x, (0, 2, 3, 1))
+
+
+def _channels_first(x):
+    return xp(x).permute_dims(x, (0, 3, 1, 2))
+
+
+def _pixels(x):
+    """(N, C, H, W) as one row of channels per pixel, (N·H·W, C)."""
+    return xp(x).reshape(_channels_last(x), (-1, x.shape[1]))
 
 
 def _padded(x, padding):
-    ph, pw = padding
+    """Channels last, with zeros around."""
+    x, (ph, pw) = _channels_last(x), padding
     if not (ph or pw):
         return x
-    n, c, h, w = x.shape
-    out = xp(x).zeros((n, c, h + 2 * ph, w + 2 * pw), dtype=x.dtype, device=x.device)
-    out[:, :, ph : ph + h, pw : pw + w] = x
+    n, h, w, c = x.shape
+    out = xp(x).zeros((n, h + 2 * ph, w + 2 * pw, c), dtype=x.dtype, device=x.device)
+    out[:, ph : ph + h, pw : pw + w] = x
     return out
 
 
+def _windows(size, kernel, stride):
+    """For each place in the kernel: its (row, column), and the slices of pixels it meets."""
+    (h, w), (kh, kw), (sh, sw) = size, kernel, stride
+    down, across = (h - kh) // sh * sh + 1, (w - kw) // sw * sw + 1
+    return [
+        (i, j, slice(i, i + down, sh), slice(j, j + across, sw))
+        for i in range(kh)
+        for j in range(kw)
+    ]
+
+
+def _output_size(size, kernel, stride):
+    return tuple((n - k) // s + 1 for n, k, s in zip(size, kernel, stride, strict=True))
+
+
 def _columns(x, kernel, stride, padding):
-    """Patches as rows: (N·H'·W', C·kh·kw)."""
-    p = _patches(_padded(x, padding), kernel, stride)
-    return p.reshape(math.prod(p.shape[:3]), math.prod(p.shape[3:])), p.shape[:3]
+    """Patches as rows, (N·H'·W', kh·kw·C)."""
+    p = _padded(x, padding)
+    n, h, w, c = p.shape
+    shape = (n, *_output_size((h, w), kernel, stride), *kernel, c)
+    columns = xp(p).empty(shape, dtype=p.dtype, device=p.device)
+    for i, j, down, across in _windows((h, w), kernel, stride):
+        columns[:, :, :, i, j] = p[:, down, across]
+    return columns.reshape(-1, math.prod(shape[3:]))
 
 
-def _conv_forward(x, w, stride, padding, shapes):
-    rows, (n, h, k) = _columns(x, w.shape[2:], stride, padding)
-    z = rows @ w.reshape(w.shape[0], -1).T
-    return xp(x).permute_dims(z.reshape(n, h, k, w.shape[0]), (0, 3, 1, 2))
+def _weight_rows(w):
+    """(O, C, kh, kw) as (O, kh·kw·C)."""
+    return xp(w).reshape(_channels_last(w), (w.shape[0], -1))
 
 
-def _conv_to_input(g, w, stride, padding, shapes):
+def _conv_forward(x, w, bias=None, *, stride, padding, shapes):
+    z = _product(x)(_columns(x, w.shape[2:], stride, padding), _weight_rows(w).T)
+    if bias is not None:
+        z += bias
+    size = [n + 2 * p for n, p in zip(x.shape[2:], padding, strict=True)]
+    return _channels_first(
+        z.reshape(x.shape[0], *_output_size(size, w.shape[2:], stride), w.shape[0])
+    )
+
+
+def _conv_to_input(g, w, *, stride, padding, shapes):
     """The adjoint in x: each output's cotangent, spread over the patch that it saw."""
-    (n, c, h, k), (ph, pw), (sh, sw) = shapes[0], padding, stride
-    o, _, kh, kw = w.shape
-    rows = xp(g).permute_dims(g, (0, 2, 3, 1)).reshape(-1, o) @ w.reshape(o, -1)
-    hh, ww = g.shape[2:]
-    spread = xp(g).permute_dims(rows.reshape(n, hh, ww, c, kh, kw), (0, 3, 4, 5, 1, 2))
-    out = xp(g).zeros((n, c, h + 2 * ph, k + 2 * pw), dtype=g.dtype, device=g.device)
-    for i in range(kh):
-        for j in range(kw):
-            out[:, :, i : i + sh * hh : sh, j : j + sw * ww : sw] += spread[:, :, i, j]
-    return out[:, :, ph : ph + h, pw : pw + k]
+    (n, c, h, k), (ph, pw), kernel = shapes[0], padding, w.shape[2:]
+    size = (h + 2 * ph, k + 2 * pw)
+    spread = _product(g)(_pixels(g), _weight_rows(w)).reshape(n, *g.shape[2:], *kernel, c)
+    out = xp(g).zeros((n, *size, c), dtype=g.dtype, device=g.device)
+    for i, j, down, across in _windows(size, kernel, stride):
+        out[:, down, across] += spread[:, :, :, i, j]
+    return _channels_first(out[:, ph : ph + h, pw : pw + k])
 
 
-def _conv_to_weight(g, x, stride, padding, shapes):
+def _conv_to_weight(g, x, *, stride, padding, shapes):
     """The adjoint in w: cotangents times the patches that they saw."""
-    rows, _ = _columns(x, shapes[1][2:], stride, padding)
-    flat = xp(g).permute_dims(g, (1, 0, 2, 3)).reshape(g.shape[1], -1)
-    return (flat @ rows).reshape(shapes[1])
+    o, c, *kernel = shapes[1]
+    rows = _product(g)(_pixels(g).T, _columns(x, kernel, stride, padding))
+    return _channels_first(rows.reshape(o, *kernel, c))
+
+
+def _conv_jvp(tangents, z, x, w, bias=None, **options):
+    tx, tw, tb = (*tangents, None)[:3]
+    total = 0.0 if tb is None else tb.reshape(-1, 1, 1)
+    if tw is not None:
+        total = total + _conv_forward(x, tw, **options)
+    return total if tx is None else total + _conv_forward(tx, w, **options)
+
+
+def _conv_fused(g, out, z, x, w, bias=None, **options):
+    return (
+        None if out[0] is None else _conv_to_input(g, w, **options),
+        None if out[1] is None else _conv_to_weight(g, x, **options),
+        *(_into(memory, _column_sums, _pixels(g)) for memory in out[2:]),
+    )
 
 
 _conv_input: Op
 _conv_weight: Op
 _conv = op(
     _conv_forward,
-    lambda g, z, x, w, **k: _conv_input(g, w, **k),
-    lambda g, z, x, w, **k: _conv_weight(g, x, **k),
+    lambda g, z, x, w, bias=None, **k: _conv_input(g, w, **k),
+    lambda g, z, x, w, bias=None, **k: _conv_weight(g, x, **k),
+    lambda g, z, x, w, bias=None, **k: sum(g, (0, 2, 3)),
     name="conv2d",
+    jvp=_conv_jvp,
+    fused=_conv_fused,
 )
+_conv_relu = _then_relu(_conv)
 _conv_input = op(
     _conv_to_input,
     lambda g, z, h, w, **k: _conv(g, w, **k),
     lambda g, z, h, w, **k: _conv_weight(h, g, **k),
     name="conv2d_input",
+    jvp="linear",
 )
 _conv_weight = op(
     _conv_to_weight,
     lambda g, z, h, x, **k: _conv(x, g, **k),
     lambda g, z, h, x, **k: _conv_input(h, g, **k),
     name="conv2d_weight",
+    jvp="linear",
 )
 
 
@@ -194,7 +317,14 @@ def _pair(name: str, value: Any, least: int) -> tuple[int, int]:
     return pair
 
 
-def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0) -> Any:
+def conv2d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    relu: bool = False,
+) -> Any:
     """Cross-correlation of images with filters, which deep learning calls convolution.
 
     zₙₒᵢⱼ = bₒ + Σ_{c,u,v} wₒ꜀ᵤᵥ xₙ,꜀,ᵢₛ₊ᵤ₋ₚ,ⱼₛ₊ᵥ₋ₚ
@@ -205,6 +335,7 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any 
         bias: (O,) or None.
         stride: s, pixels between neighbouring outputs; a pair for (down, across).
         padding: p, rows and columns of zeros added on each side.
+        relu: cut the result off at 0, as one operation.
 
     Returns:
         (N, O, H', W') with H' = ⌊(H + 2p − kh)/s⌋ + 1.
@@ -225,45 +356,75 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any 
                 f"{tuple(x.shape[2:])} padded by {padding}: pad more or use a smaller filter"
             )
     shapes = (tuple(x.shape), tuple(weight.shape))
-    z = _conv(x, weight, stride=stride, padding=padding, shapes=shapes)
-    return z if bias is None else z + reshape(bias, (1, -1, 1, 1))
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    return (_conv_relu if relu else _conv)(*inputs, stride=stride, padding=padding, shapes=shapes)
 
 
 # --- pooling --------------------------------------------------------------------------------------
+#
+# A window's place (i, j) meets the pixels of a strided slice: pooling is a sum or a maximum over
+# a few such slices. `hits` says, for each place, which windows count it; None: all of them.
 
-_fold: Op
-_unfold = op(
-    lambda x, kernel, stride, shape: _patches(x, kernel, stride).reshape(
-        *_pooled_shape(shape, kernel, stride), shape[1], -1
-    ),
-    lambda g, z, x, **k: _fold(g, **k),
-    name="unfold",
+_spread: Op
+
+
+def _gather_forward(x, hits, kernel, stride, shape):
+    total = None
+    for n, (_, _, down, across) in enumerate(_windows(shape[2:], kernel, stride)):
+        part = x[:, :, down, across]
+        if hits is not None:
+            part = part * hits[n]
+        total = part + 0.0 if total is None else total + part
+    return total
+
+
+def _spread_forward(g, hits, kernel, stride, shape):
+    n, c, h, w = shape
+    out = xp(g).zeros((n, h, w, c), dtype=g.dtype, device=g.device)
+    first = _channels_first(out)
+    for k, (_, _, down, across) in enumerate(_windows((h, w), kernel, stride)):
+        first[:, :, down, across] += g if hits is None else g * hits[k]
+    return first
+
+
+_gather = op(
+    _gather_forward, lambda g, z, x, **k: _spread(g, **k), name="pool_gather", jvp="linear"
+)
+_spread = op(
+    _spread_forward, lambda g, z, h, **k: _gather(g, **k), name="pool_spread", jvp="linear"
 )
 
 
-def _pooled_shape(shape, kernel, stride):
-    return (
-        shape[0],
-        *((n - k) // s + 1 for n, k, s in zip(shape[2:], kernel, stride, strict=True)),
-    )
+def _max_pool_forward(x, kernel, stride):
+    places = _windows(x.shape[2:], kernel, stride)
+    return functools.reduce(xp(x).maximum, [x[:, :, down, across] for _, _, down, across in places])
 
 
-def _fold_forward(p, kernel, stride, shape):
-    out = xp(p).zeros(shape, dtype=p.dtype, device=p.device)
-    (kh, kw), (sh, sw) = kernel, stride
-    n, hh, ww, c, _ = p.shape
-    spread = xp(p).permute_dims(p.reshape(n, hh, ww, c, kh, kw), (0, 3, 4, 5, 1, 2))
-    for i in range(kh):
-        for j in range(kw):
-            out[:, :, i : i + sh * hh : sh, j : j + sw * ww : sw] += spread[:, :, i, j]
-    return out
+def _first_hits(x, z, kernel, stride):
+    """For each place of the kernel: the windows whose maximum stands there first."""
+    free, hits = True, []
+    for _, _, down, across in _windows(x.shape[2:], kernel, stride):
+        hit = (x[:, :, down, across] == z) & free
+        free = free ^ hit
+        hits.append(hit)
+    return hits
 
 
-_fold = op(_fold_forward, lambda g, z, p, **k: _unfold(g, **k), name="fold")
+def _max_pool_rule(g, z, x, kernel, stride):
+    hits = _first_hits(raw(x), raw(z), kernel, stride)
+    return _spread(g, hits=hits, kernel=kernel, stride=stride, shape=tuple(x.shape))
 
 
-def _windows(x: Any, kernel_size: Any, stride: Any, name: str) -> Any:
-    """Patches of each channel: (N, H', W', C, kh·kw)."""
+def _max_pool_jvp(tangents, z, x, kernel, stride):
+    hits = _first_hits(x, z, kernel, stride)
+    return _gather_forward(tangents[0], hits, kernel, stride, tuple(x.shape))
+
+
+_max_pool = op(_max_pool_forward, _max_pool_rule, name="max_pool2d", jvp=_max_pool_jvp)
+
+
+def _pooling(x: Any, kernel_size: Any, stride: Any, name: str) -> dict[str, tuple[int, int]]:
+    """The checked options of a pooling."""
     kernel = _pair("kernel_size", kernel_size, 1)
     stride = kernel if stride is None else _pair("stride", stride, 1)
     if x.ndim != 4:
@@ -272,77 +433,117 @@ def _windows(x: Any, kernel_size: Any, stride: Any, name: str) -> Any:
         raise ShapeError(
             f"{name}: a window of {kernel} does not fit into {tuple(x.shape[2:])} pixels"
         )
-    return _unfold(x, kernel=kernel, stride=stride, shape=tuple(x.shape))
+    return {"kernel": kernel, "stride": stride}
 
 
 def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None) -> Any:
     """Mean over windows of (N, C, H, W); the stride is the window's size if None."""
-    return transpose(mean(_windows(x, kernel_size, stride, "avg_pool2d"), -1), (0, 3, 1, 2))
+    options = _pooling(x, kernel_size, stride, "avg_pool2d")
+    total = _gather(x, hits=None, shape=tuple(x.shape), **options)
+    return total * (1.0 / math.prod(options["kernel"]))
 
 
 def max_pool2d(x: Any, kernel_size: Any, stride: Any = None) -> Any:
     """Largest entry of windows of (N, C, H, W); of tied ones the first takes the gradient."""
-    windows = _windows(x, kernel_size, stride, "max_pool2d")
-    best = raw(windows).argmax(-1)
-    flat = reshape(windows, (-1, windows.shape[-1]))
-    rows = xp(raw(windows)).arange(flat.shape[0])
-    largest = getitem(flat, (rows, best.reshape(-1)))
-    return transpose(reshape(largest, windows.shape[:-1]), (0, 3, 1, 2))
+    return _max_pool(x, **_pooling(x, kernel_size, stride, "max_pool2d"))
 
 
 # --- normalisation --------------------------------------------------------------------------------
+#
+# Of (N, F): over the examples (axis 0, batch norm) or over the features (axis 1, layer norm).
 
 
-def _normalise_forward(x, weight, bias, axes, eps, memo):
-    mean_, memo["mean"] = (xp(x).mean(x, axis=axes, keepdims=True),) * 2
-    hat = x - mean_
-    memo["var"] = xp(x).mean(hat * hat, axis=axes, keepdims=True)
-    memo["scale"] = 1.0 / xp(x).sqrt(memo["var"] + eps)
-    hat *= memo["scale"]
+def _average(x, axis):
+    """Mean over one axis of (N, F), as a product with ones; to be broadcast against x."""
+    if x.__class__ is Tensor:
+        return mean(x, axis, keepdims=True)
+    n = x.shape[axis]
+    ones = _ones(xp(x), n, x.dtype, x.device)
+    total = _product(x)(ones, x) if axis == 0 else _product(x)(x, ones).reshape(-1, 1)
+    total *= 1.0 / n
+    return total
+
+
+def _normalise_forward(x, weight, bias, axis, eps, memo):
+    memo["mean"] = centre = _average(x, axis)
+    hat = x - centre
+    memo["var"] = variance = _average(hat * hat, axis)
+    memo["scale"] = scale = 1.0 / xp(x).sqrt(variance + eps)
+    hat *= scale
     memo["hat"] = hat
     z = hat * weight
     z += bias
     return z
 
 
-def _standardised(g, x, axes, eps, memo):
+def _standardised(g, x, axis, eps, memo):
     """x̂ = (x − mean)/σ and 1/σ: remembered for the gradient, functions of x for its gradient."""
     if g.__class__ is not Tensor:
         return memo["hat"], memo["scale"]
-    scale = power(var(x, axes, keepdims=True) + eps, -0.5)
-    return (x - mean(x, axes, keepdims=True)) * scale, scale
+    scale = power(var(x, axis, keepdims=True) + eps, -0.5)
+    return (x - mean(x, axis, keepdims=True)) * scale, scale
 
 
-def _normalise_input_rule(g, z, x, weight, bias, axes, eps, memo):
+def _normalise_input_rule(g, z, x, weight, bias, axis, eps, memo):
     """(h − mean h − x̂ mean(h x̂))/σ with h = γ g: the mean and σ move with x."""
-    hat, scale = _standardised(g, x, axes, eps, memo)
+    hat, scale = _standardised(g, x, axis, eps, memo)
     h = g * weight
-    return (h - mean(h, axes, keepdims=True) - hat * mean(h * hat, axes, keepdims=True)) * scale
+    return (h - _average(h, axis) - hat * _average(h * hat, axis)) * scale
+
+
+def _normalise_jvp(tangents, z, x, weight, bias, axis, eps, memo):
+    """The Jacobian of x̂ is symmetric: the same formula serves forwards."""
+    tx, tw, tb = tangents
+    total = 0.0 if tb is None else tb
+    if tw is not None:
+        total = total + memo["hat"] * tw
+    if tx is not None:
+        one = xp(x).ones_like(weight)
+        total = total + weight * _normalise_input_rule(tx, z, x, one, bias, axis, eps, memo)
+    return total
+
+
+def _normalise_fused(g, out, z, x, weight, bias, axis, eps, memo):
+    hat = memo["hat"]
+    product, ones = _product(g), _ones(xp(g), g.shape[0], g.dtype, g.device)
+    weighted = g * hat
+    to_weight, to_bias = product(ones, weighted), product(ones, g)
+    if out[0] is None:
+        return None, to_weight, to_bias
+    if axis == 1:
+        d = _normalise_input_rule(g, z, x, weight, bias, axis, eps, memo)
+        return d, to_weight, to_bias
+    # γ and σ are constant down a column: h = γ g need not be made
+    n = g.shape[0]
+    d = xp(g).multiply(hat, to_weight * (-1.0 / n), out=weighted)
+    d += g
+    d -= to_bias * (1.0 / n)
+    d *= weight * memo["scale"]
+    return d, to_weight, to_bias
 
 
 _normalise = op(
     _normalise_forward,
     _normalise_input_rule,
-    lambda g, z, x, weight, bias, axes, eps, memo: g * _standardised(g, x, axes, eps, memo)[0],
-    lambda g, z, x, weight, bias, axes, eps, memo: g,
+    lambda g, z, x, weight, bias, axis, eps, memo: g * _standardised(g, x, axis, eps, memo)[0],
+    lambda g, z, x, weight, bias, axis, eps, memo: g,
     name="normalise",
+    jvp=_normalise_jvp,
+    fused=_normalise_fused,
 )
+_normalise_relu = _then_relu(_normalise)
 
 
-def _normalised(x, weight, bias, axes, shape, eps):
-    memo: dict[str, Any] = {}
-    eps = backend.positive("eps", eps)
-    z = _normalise(x, reshape(weight, shape), reshape(bias, shape), axes=axes, eps=eps, memo=memo)
-    return z, memo["mean"].reshape(-1), memo["var"].reshape(-1)
-
-
-def batch_norm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> tuple[Any, Array, Array]:
+def batch_norm(
+    x: Any, weight: Any, bias: Any, eps: float = 1e-5, relu: bool = False
+) -> tuple[Any, Array, Array]:
     """γ (x − mean)/√(var + ε) + β, with the statistics of the batch (Ioffe & Szegedy 2015).
 
     Args:
         x: (N, C) or (N, C, H, W); mean and variance are taken over all axes but C.
         weight, bias: γ and β, (C,).
         eps: ε > 0.
+        relu: cut the result off at 0, as one operation.
 
     Returns:
         the result, and the batch's mean and variance (C,) as raw arrays.
@@ -350,18 +551,26 @@ def batch_norm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> tuple[Any, 
     Raises:
         ShapeError: another number of axes or channels, or one value per channel (variance 0).
     """
-    if x.ndim not in (2, 4) or x.shape[1] != weight.shape[0]:
+    shape = x.shape
+    if len(shape) not in (2, 4) or shape[1] != weight.shape[0]:
         raise ShapeError(
             f"batch_norm of {weight.shape[0]} channels takes (N, C) or (N, C, H, W), "
-            f"got {tuple(x.shape)}"
+            f"got {tuple(shape)}"
         )
-    if x.shape[0] * math.prod(x.shape[2:]) < 2:
+    if shape[0] * math.prod(shape[2:]) < 2:
         raise ShapeError(
-            f"batch_norm of {tuple(x.shape)}: one value per channel has no variance; use a larger "
+            f"batch_norm of {tuple(shape)}: one value per channel has no variance; use a larger "
             "batch, or the running statistics with net.eval()"
         )
-    axes = (0,) if x.ndim == 2 else (0, 2, 3)
-    return _normalised(x, weight, bias, axes, (1, -1) + (1,) * (x.ndim - 2), eps)
+    memo: dict[str, Any] = {}
+    eps = backend.positive("eps", eps)
+    layer = _normalise_relu if relu else _normalise
+    if len(shape) == 2:
+        z = layer(x, weight, bias, axis=0, eps=eps, memo=memo)
+        return z, memo["mean"], memo["var"]
+    pixels = transpose(x, (0, 2, 3, 1))
+    z = layer(reshape(pixels, (-1, shape[1])), weight, bias, axis=0, eps=eps, memo=memo)
+    return transpose(reshape(z, pixels.shape), (0, 3, 1, 2)), memo["mean"], memo["var"]
 
 
 def layer_norm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Any:
@@ -377,7 +586,8 @@ def layer_norm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Any:
     """
     if x.ndim == 0 or x.shape[-1] != weight.shape[0]:
         raise ShapeError(f"layer_norm of {weight.shape[0]} features got shape {tuple(x.shape)}")
-    return _normalised(x, weight, bias, (x.ndim - 1,), weight.shape, eps)[0]
+    rows, eps = reshape(x, (-1, x.shape[-1])), backend.positive("eps", eps)
+    return reshape(_normalise(rows, weight, bias, axis=1, eps=eps, memo={}), x.shape)
 
 
 # --- dropout --------------------------------------------------------------------------------------
@@ -426,31 +636,56 @@ softmax = op(
     _softmax_forward,
     lambda g, z, x: z * (g - sum(g * z, -1, keepdims=True)),
     name="softmax",
+    jvp=lambda tangents, z, x: (
+        z * (tangents[0] - xp(z).sum(tangents[0] * z, axis=-1, keepdims=True))
+    ),
 )
 
 
-def _cross_entropy_forward(logits, labels):
-    shifted = logits - xp(logits).max(logits, axis=-1, keepdims=True)
-    rows = xp(logits).arange(len(labels))
+def _row_maxima(x):
+    """(N, 1). NumPy goes over long columns faster than over short rows."""
+    if x.__class__ is np.ndarray and x.shape[1] <= 32:
+        return np.maximum.reduce(np.ascontiguousarray(x.T), axis=0).reshape(-1, 1)
+    return xp(x).max(x, axis=1, keepdims=True)
+
+
+def _cross_entropy_forward(logits, labels, memo):
+    n, classes = logits.shape
+    shifted = logits - _row_maxima(logits)
+    rows = xp(logits).arange(n, device=logits.device)
     picked = shifted[rows, labels]
-    return (xp(logits).log(xp(logits).sum(xp(logits).exp(shifted), axis=-1)) - picked).mean()
+    memo["exp"] = e = xp(logits).exp(shifted)
+    memo["total"] = total = _product(e)(e, _ones(xp(e), classes, e.dtype, e.device))
+    memo["rows"] = rows
+    losses = xp(logits).log(total) - picked
+    return _product(e)(losses, _ones(xp(e), n, e.dtype, e.device)) / n
 
 
-def _cross_entropy_rule(g, z, logits, labels):
+def _cross_entropy_rule(g, z, logits, labels, memo):
     """(softmax − one-hot)/N, the shortest derivative in deep learning."""
-    p = softmax(logits)
+    scale = g * (1.0 / logits.shape[0])
+    if g.__class__ is not Tensor:
+        p = memo["exp"] * (scale / memo["total"]).reshape(-1, 1)
+        p[memo["rows"], labels] -= scale
+        return p
     one_hot = xp(raw(logits)).zeros_like(raw(logits))
-    one_hot[xp(one_hot).arange(len(labels)), labels] = 1.0
-    return (p - one_hot) * (g * (1.0 / len(labels)))
+    one_hot[memo["rows"], labels] = 1.0
+    return (softmax(logits) - one_hot) * scale
 
 
-_cross_entropy = op(_cross_entropy_forward, _cross_entropy_rule, name="cross_entropy")
+_cross_entropy = op(_cross_entropy_forward, _cross_entropy_rule, name="cross_entropy", jvp="scalar")
+
+
+@functools.cache
+def _counts(dtype: Any) -> bool:
+    """Whether entries of this kind can be class numbers."""
+    return backend.dtype_name(dtype).startswith(("int", "uint"))
 
 
 def _class_numbers(labels: Any, logits: Array) -> Array:
     """Labels as integers where the logits are; a uint8 array would be a mask to torch."""
     labels = raw(labels)
-    if backend.is_float(labels) or "bool" in str(labels.dtype):
+    if not _counts(labels.dtype):
         raise ValueError(
             f"labels are class numbers, got {backend.dtype_name(labels.dtype)}: "
             "convert them with .astype(int)"
@@ -471,12 +706,12 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
         ShapeError: shapes do not fit, or the batch is empty.
         ValueError: labels are not integers or out of range.
     """
-    logits = operand(logits)
-    if logits.ndim != 2:
-        raise ShapeError(f"cross_entropy needs logits (N, classes), got {tuple(logits.shape)}")
-    labels = operand(labels)
-    n, classes = logits.shape
-    if tuple(labels.shape) != (n,):
+    logits, labels = operand(logits), operand(labels)
+    shape = logits.shape
+    if len(shape) != 2:
+        raise ShapeError(f"cross_entropy needs logits (N, classes), got {tuple(shape)}")
+    n, classes = shape
+    if labels.shape != shape[:1]:
         raise ShapeError(
             f"cross_entropy: {n} rows of logits but labels of shape {tuple(labels.shape)}: "
             "labels are class numbers, one per row, not one-hot"
@@ -484,23 +719,22 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
     if n == 0:
         raise ShapeError("cross_entropy of an empty batch")
     labels = _class_numbers(labels, raw(logits))
-    low, high = int(labels.min()), int(labels.max())
+    low, high = int(xp(labels).min(labels)), int(xp(labels).max(labels))
     if low < 0 or high >= classes:
         raise ValueError(
             f"labels run from {low} to {high}, but there are {classes} classes "
             f"(0 to {classes - 1}): check the last layer's width or shift the labels"
         )
-    return _cross_entropy(logits, labels=labels)
+    return _cross_entropy(logits, labels=labels, memo={})
+
+
+def _mse_forward(prediction, target):
+    error = (prediction - target).reshape(-1)
+    return _product(error)(error, error) / error.shape[0]
 
 
 def _mse_rule(g, z, prediction, target):
     return (prediction - target) * (g * (2.0 / math.prod(prediction.shape)))
-
-
-def _mse_forward(prediction, target):
-    error = prediction - target
-    error *= error
-    return error.mean()
 
 
 _mse = op(
@@ -508,6 +742,7 @@ _mse = op(
     _mse_rule,
     lambda g, z, prediction, target: -_mse_rule(g, z, prediction, target),
     name="mse_loss",
+    jvp="scalar",
 )
 
 
@@ -519,7 +754,7 @@ def mse_loss(prediction: Any, target: Any) -> Any:
             is empty.
     """
     prediction, target = operand(prediction), operand(target)
-    if tuple(prediction.shape) != tuple(target.shape):
+    if prediction.shape != target.shape:
         raise ShapeError(
             f"mse_loss of shapes {tuple(prediction.shape)} and {tuple(target.shape)}: they must "
             "be equal; reshape one of them"

@@ -1,6 +1,7 @@
 """Networks as plain data: a module holds parameters and other modules, and maps x to y."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import backend, functional, ops
-from .tensor import Leaf, ShapeError, Tensor, no_grad
+from .tensor import Leaf, ShapeError, Tensor, checkpoint, no_grad, replaying
 
 _watcher: Callable[["Module", Any, Any], None] | None = None  # told of each call by `summary`
 
@@ -155,8 +156,8 @@ class Linear(Module):
         self.weight = Tensor(weight, requires_grad=True)
         self.bias = Tensor(np.zeros(self.out_features), requires_grad=True) if bias else None
 
-    def forward(self, x: Any) -> Any:
-        return functional.linear(x, self.weight, self.bias)
+    def forward(self, x: Any, relu: bool = False) -> Any:
+        return functional.linear(x, self.weight, self.bias, relu)
 
     def operations(self, x: Any, z: Any) -> int:
         return math.prod(z.shape) * (2 * self.in_features + (self.bias is not None) - 1)
@@ -190,8 +191,8 @@ class Conv2d(Module):
         self.weight = Tensor(std * backend.stream().standard_normal(shape), requires_grad=True)
         self.bias = Tensor(np.zeros(self.out_channels), requires_grad=True) if bias else None
 
-    def forward(self, x: Any) -> Any:
-        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+    def forward(self, x: Any, relu: bool = False) -> Any:
+        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, relu)
 
     def operations(self, x: Any, z: Any) -> int:
         inputs = self.in_channels * self.kernel_size**2
@@ -221,20 +222,22 @@ class BatchNorm(Module):
         self.running_mean = backend.asarray(np.zeros(n))
         self.running_var = backend.asarray(np.ones(n))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, relu: bool = False) -> Any:
         if self.training:
-            z, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps)
-            count = x.shape[0] * math.prod(x.shape[2:])
-            for running, new in ((self.running_mean, mean), (self.running_var, var)):
-                scale = count / (count - 1) if new is var else 1.0
-                running *= 1 - self.momentum
-                running += (self.momentum * scale) * new
+            z, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps, relu)
+            if not replaying():
+                count, m = x.shape[0] * math.prod(x.shape[2:]), self.momentum
+                self.running_mean *= 1 - m
+                self.running_mean += mean * m
+                self.running_var *= 1 - m
+                self.running_var += var * (m * count / (count - 1))
             return z
         shape = (1, -1) + (1,) * (x.ndim - 2)
         scale = (
             ops.reshape(self.weight, shape) * (self.running_var.reshape(shape) + self.eps) ** -0.5
         )
-        return (x - self.running_mean.reshape(shape)) * scale + ops.reshape(self.bias, shape)
+        z = (x - self.running_mean.reshape(shape)) * scale + ops.reshape(self.bias, shape)
+        return ops.relu(z) if relu else z
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.weight.shape[0]})"
@@ -381,8 +384,14 @@ class GELU(Module):
         return functional.gelu(x)
 
 
+def _takes_relu(layer: Module) -> bool:
+    """Whether `layer` and a ReLU behind it can run as one operation, unseen by anyone."""
+    kinds = (Linear, Conv2d, BatchNorm1d, BatchNorm2d)
+    return layer.__class__ in kinds and _watcher is None and "forward" not in vars(layer)
+
+
 class Sequential(Module):
-    """The layers one after the other."""
+    """The layers one after the other; a ReLU runs as one operation with the layer before it."""
 
     def __init__(self, *layers: Module):
         for i, layer in enumerate(layers):
@@ -394,8 +403,14 @@ class Sequential(Module):
         self.layers = list(layers)
 
     def forward(self, x: Any) -> Any:
-        for layer in self.layers:
-            x = layer(x)
+        done = False
+        for layer, after in itertools.zip_longest(self.layers, self.layers[1:]):
+            if done:  # this ReLU came with the layer before
+                done = False
+            elif after.__class__ is ReLU and _takes_relu(layer):
+                x, done = layer.forward(x, True), True  # type: ignore[call-arg]
+            else:
+                x = layer(x)
         return x
 
     def __len__(self) -> int:
@@ -419,6 +434,22 @@ def mlp(*widths: int, activation: type[Module] = ReLU) -> Sequential:
         if not last:
             layers.append(activation())
     return Sequential(*layers)
+
+
+def checkpoint_sequential(layers: Sequential | list[Module], segments: int, x: Any) -> Any:
+    """The layers one after the other in `segments` checkpointed pieces (see `dl.checkpoint`).
+
+    Args:
+        layers: a Sequential or a list of modules.
+        segments: number of pieces; about √layers keeps the fewest activations.
+        x: the first layer's input.
+    """
+    chain = layers.layers if isinstance(layers, Sequential) else list(layers)
+    segments = min(backend.count("segments", segments), len(chain))
+    ends = [len(chain) * (i + 1) // segments for i in range(segments)]
+    for start, end in zip([0, *ends], ends, strict=False):
+        x = checkpoint(Sequential(*chain[start:end]), x)
+    return x
 
 
 # --- initialisation: fill a parameter in place ----------------------------------------------------

@@ -25,18 +25,27 @@ __all__ = [
     "transpose", "unbroadcast", "var", "where",
 ]  # fmt: skip
 
+# How tangents go forward: entry by entry by the same rules, or by the function itself.
+_elementwise = functools.partial(op, jvp="elementwise")
+_linear_map = functools.partial(op, jvp="linear")
+
 # --- arithmetic, with broadcasting ----------------------------------------------------------------
 
-add = op(lambda x, y: x + y, lambda g, z, x, y: g, lambda g, z, x, y: g, name="add")
-sub = op(lambda x, y: x - y, lambda g, z, x, y: g, lambda g, z, x, y: -g, name="sub")
-mul = op(lambda x, y: x * y, lambda g, z, x, y: g * y, lambda g, z, x, y: g * x, name="mul")
-div = op(
+add = _elementwise(lambda x, y: x + y, lambda g, z, x, y: g, lambda g, z, x, y: g, name="add")
+sub = _elementwise(lambda x, y: x - y, lambda g, z, x, y: g, lambda g, z, x, y: -g, name="sub")
+mul = _elementwise(
+    lambda x, y: x * y,
+    lambda g, z, x, y: g * y,
+    lambda g, z, x, y: g * x,
+    name="mul",
+)
+div = _elementwise(
     lambda x, y: x / y,
     lambda g, z, x, y: g / y,
     lambda g, z, x, y: -g * z / y,
     name="div",
 )
-neg = op(lambda x: -x, lambda g, z, x: -g, name="neg")
+neg = _elementwise(lambda x: -x, lambda g, z, x: -g, name="neg")
 
 
 def _power_exponent_rule(g, z, x, p):
@@ -44,14 +53,14 @@ def _power_exponent_rule(g, z, x, p):
     return g * z * log(where(raw(x) == 0, 1.0, x))
 
 
-_power = op(
+_power = _elementwise(
     lambda x, p: x**p,
     # p·x^(p-1), and 0 where p = 0 so that x = 0 gives 0 and not 0·∞
     lambda g, z, x, p: g * p * where((raw(x) == 0) & (raw(p) == 0), 1.0, x) ** (p - 1),
     _power_exponent_rule,
     name="power",
 )
-_power_constant = op(
+_power_constant = _elementwise(
     lambda x, p: x**p,
     lambda g, z, x, p: g * (p * _power_constant(x, p=p - 1)) if p != 0 else 0.0 * g,
     name="power",
@@ -72,14 +81,14 @@ def raw(x: Any) -> Any:
 
 # --- elementwise functions ------------------------------------------------------------------------
 
-exp = op(lambda x: xp(x).exp(x), lambda g, z, x: g * z, name="exp")
-log = op(lambda x: xp(x).log(x), lambda g, z, x: g / x, name="log")
-sqrt = op(lambda x: xp(x).sqrt(x), lambda g, z, x: g / (2.0 * z), name="sqrt")
-sin = op(lambda x: xp(x).sin(x), lambda g, z, x: g * cos(x), name="sin")
-cos = op(lambda x: xp(x).cos(x), lambda g, z, x: -g * sin(x), name="cos")
-tanh = op(lambda x: xp(x).tanh(x), lambda g, z, x: g * (1.0 - z * z), name="tanh")
-abs = op(lambda x: xp(x).abs(x), lambda g, z, x: g * xp(raw(x)).sign(raw(x)), name="abs")
-relu = op(lambda x: xp(x).maximum(x, 0.0), lambda g, z, x: g * (raw(z) > 0), name="relu")
+exp = _elementwise(lambda x: xp(x).exp(x), lambda g, z, x: g * z, name="exp")
+log = _elementwise(lambda x: xp(x).log(x), lambda g, z, x: g / x, name="log")
+sqrt = _elementwise(lambda x: xp(x).sqrt(x), lambda g, z, x: g / (2.0 * z), name="sqrt")
+sin = _elementwise(lambda x: xp(x).sin(x), lambda g, z, x: g * cos(x), name="sin")
+cos = _elementwise(lambda x: xp(x).cos(x), lambda g, z, x: -g * sin(x), name="cos")
+tanh = _elementwise(lambda x: xp(x).tanh(x), lambda g, z, x: g * (1.0 - z * z), name="tanh")
+abs = _elementwise(lambda x: xp(x).abs(x), lambda g, z, x: g * xp(raw(x)).sign(raw(x)), name="abs")
+relu = _elementwise(lambda x: xp(x).maximum(x, 0.0), lambda g, z, x: g * (raw(z) > 0), name="relu")
 
 
 def _sigmoid(x):
@@ -92,8 +101,8 @@ def _softplus(x):
     return xp(x).maximum(x, 0.0) + xp(x).log1p(xp(x).exp(-xp(x).abs(x)))
 
 
-sigmoid = op(_sigmoid, lambda g, z, x: g * z * (1.0 - z), name="sigmoid")
-softplus = op(_softplus, lambda g, z, x: g * sigmoid(x), name="softplus")
+sigmoid = _elementwise(_sigmoid, lambda g, z, x: g * z * (1.0 - z), name="sigmoid")
+softplus = _elementwise(_softplus, lambda g, z, x: g * sigmoid(x), name="softplus")
 
 
 # --- choice ---------------------------------------------------------------------------------------
@@ -111,13 +120,13 @@ def _library(*arrays):
     return xp(next((a for a in arrays if hasattr(a, "dtype")), 0.0))
 
 
-maximum = op(
+maximum = _elementwise(
     lambda x, y: _library(x, y).maximum(x, y),
     lambda g, z, x, y: g * _share(x, y, greater=True),
     lambda g, z, x, y: g * _share(y, x, greater=True),
     name="maximum",
 )
-minimum = op(
+minimum = _elementwise(
     lambda x, y: _library(x, y).minimum(x, y),
     lambda g, z, x, y: g * _share(x, y, greater=False),
     lambda g, z, x, y: g * _share(y, x, greater=False),
@@ -130,7 +139,7 @@ def _where_forward(mask, x, y):
     return library.where(mask if hasattr(mask, "dtype") else library.asarray(mask), x, y)
 
 
-where = op(
+where = _elementwise(
     _where_forward,
     None,
     # Not g·mask: an infinite cotangent in the untaken branch would give NaN.
@@ -158,7 +167,7 @@ def _ones_at(shape, axes):
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
-_sum = op(
+_sum = _linear_map(
     lambda x, axes, keepdims, shape: xp(x).sum(x, axis=axes, keepdims=keepdims),
     lambda g, z, x, axes, keepdims, shape: broadcast_to(reshape(g, _ones_at(shape, axes)), shape),
     name="sum",
@@ -197,15 +206,21 @@ def clip(x: Any, low: float, high: float) -> Any:
 
 
 def _extremum(name):
-    def rule(g, z, x, axes, keepdims):
-        shape = _ones_at(x.shape, axes)
-        ties = xp(raw(x)).astype(raw(x) == raw(z).reshape(shape), raw(x).dtype)
-        return reshape(g, shape) * (ties / xp(ties).sum(ties, axis=axes, keepdims=True))
+    def shares(x, z, axes):
+        """1 where the extremum stands, divided among ties."""
+        ties = xp(x).astype(x == z.reshape(_ones_at(x.shape, axes)), x.dtype)
+        return ties / xp(ties).sum(ties, axis=axes, keepdims=True)
+
+    def jvp(tangents, z, x, axes, keepdims):
+        return xp(x).sum(tangents[0] * shares(x, z, axes), axis=axes, keepdims=keepdims)
 
     return op(
         lambda x, axes, keepdims: getattr(xp(x), name)(x, axis=axes, keepdims=keepdims),
-        rule,
+        lambda g, z, x, axes, keepdims: (
+            reshape(g, _ones_at(x.shape, axes)) * shares(raw(x), raw(z), axes)
+        ),
         name=name,
+        jvp=jvp,
     )
 
 
@@ -242,6 +257,11 @@ _logsumexp = op(
         reshape(g, _ones_at(x.shape, (axis,))) * exp(x - reshape(z, _ones_at(x.shape, (axis,))))
     ),
     name="logsumexp",
+    jvp=lambda tangents, z, x, axis, keepdims: xp(x).sum(
+        tangents[0] * xp(x).exp(x - z.reshape(_ones_at(x.shape, (axis,)))),
+        axis=axis,
+        keepdims=keepdims,
+    ),
 )
 
 
@@ -255,12 +275,12 @@ def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
 
 # --- shapes ---------------------------------------------------------------------------------------
 
-_reshape = op(
+_reshape = _linear_map(
     lambda x, shape, source: xp(x).reshape(x, shape),
     lambda g, z, x, shape, source: _reshape(g, shape=source, source=shape),
     name="reshape",
 )
-_transpose = op(
+_transpose = _linear_map(
     lambda x, axes: xp(x).permute_dims(x, axes),
     lambda g, z, x, axes: _transpose(g, axes=tuple(int(i) for i in np.argsort(axes))),
     name="transpose",
@@ -304,12 +324,12 @@ def _scatter(g, index, shape):
     return out
 
 
-_getitem = op(
+_getitem = _linear_map(
     lambda x, index, shape: x[index],
     lambda g, z, x, index, shape: _put(g, index=index, shape=shape),
     name="getitem",
 )
-_put = op(
+_put = _linear_map(
     _scatter,
     lambda g, z, x, index, shape: _getitem(g, index=index, shape=shape),
     name="scatter",
@@ -352,6 +372,10 @@ def _join(axis, sizes):
         lambda *parts: xp(parts[0]).concat(parts, axis=axis),
         *(part(i) for i in range(len(sizes))),
         name="concatenate",
+        jvp=lambda tangents, z, *parts: xp(z).concat(
+            [xp(p).zeros_like(p) if t is None else t for t, p in zip(tangents, parts, strict=True)],
+            axis=axis,
+        ),
     )
 
 
@@ -390,7 +414,7 @@ def _swap(x):
     return _exchange(x, -1, -2)
 
 
-_matmul = op(
+_matmul = _linear_map(
     lambda x, y: x @ y,
     lambda g, z, x, y: _matmul(g, _swap(y)),
     lambda g, z, x, y: _matmul(_swap(x), g),

@@ -8,10 +8,11 @@ and can be differentiated in turn: that is all there is to second derivatives.
 
 import contextlib
 import dis
+import functools
 import inspect
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ class ShapeError(ValueError):
 _NUMPY_SCALARS = frozenset({np.float16, np.float32, np.float64, np.int64, np.bool_})
 
 _tick = itertools.count(1).__next__  # orders nodes, and dates changes of parameters
-_recording = True
+_recording: Any = True  # or False, or FORWARD
+FORWARD = "forward mode"
 
 
 @contextlib.contextmanager
@@ -52,17 +54,7 @@ class Node:
     Nodes refer to arrays and to earlier nodes only, never to Tensors: no reference cycles.
     """
 
-    __slots__ = ("args", "dtype", "op", "order", "params", "parents", "shape", "z")
-
-    def __init__(self, op, parents, args, params, z, shape, dtype):
-        self.op = op
-        self.parents = parents
-        self.args = args
-        self.params = params
-        self.z = z
-        self.shape = shape
-        self.dtype = dtype
-        self.order = _tick()
+    __slots__ = ("args", "dtype", "op", "order", "params", "parents", "shape", "steps", "z")
 
 
 class Clock:
@@ -126,7 +118,7 @@ class Tensor:
         elif isinstance(data, (list, tuple)) and any(d.__class__ is Tensor for d in data):
             raise TypeError("a Tensor made of Tensors would lose their history: use dl.stack")
         self._data = backend.asarray(data)
-        self.node: Node | Leaf | None = None
+        self.node: Any = None  # Node, Leaf, Dual or None
         if requires_grad:
             if not backend.is_float(self._data):
                 raise TypeError(
@@ -138,7 +130,7 @@ class Tensor:
             self.node = Leaf(self._data)
 
     @classmethod
-    def wrap(cls, data: Array, node: Node | Leaf | None) -> "Tensor":
+    def wrap(cls, data: Array, node: Any) -> "Tensor":
         """A Tensor around an array that is already as it should be."""
         self = cls.__new__(cls)
         self._data = np.asarray(data) if data.__class__ in _NUMPY_SCALARS else data
@@ -374,25 +366,33 @@ class Op:
         forward: the function on raw arrays.
         *rules: one rule per positional argument.
         name: as shown in errors and drawings of the graph.
-        into: {argument: function(out, g, z, *args, **params)}: the rule's result written
-            straight into a parameter's gradient memory. Tested equal to the rule.
+        jvp: how tangents go forward. `"elementwise"`: each entry of z depends on the same entry
+            of the arguments alone, so that the rules serve; `"linear"`: z is linear in each
+            argument, so that the function itself serves; `"scalar"`: z is one number; or a
+            function of (tangents, z, *args, **params), where a tangent is None for a constant.
+        fused: `fused(g, out, z, *args, **params)`, a fast path for all rules at once on raw
+            arrays: it returns one cotangent per argument. `out[i]` is None where none is wanted,
+            else NEW, or the memory of a parameter's gradient: a rule that has written its
+            result there returns None instead. Tested equal to the rules.
     """
 
-    __slots__ = ("_kept", "forward", "into", "name", "reads", "rules")
+    __slots__ = ("_plans", "forward", "fused", "jvp", "name", "reads", "rules")
 
     def __init__(
         self,
         forward: Callable[..., Array],
         *rules: Rule | None,
         name: str,
-        into: dict[int, Callable[..., None]] | None = None,
+        jvp: str | Callable[..., Array] | None = None,
+        fused: Callable[..., Sequence[Any]] | None = None,
     ):
         self.forward = forward
         self.rules = rules
         self.name = name
-        self.into = into or {}
+        self.jvp = jvp
+        self.fused = fused
         self.reads = [self._positions(rule) for rule in rules]
-        self._kept: dict[tuple[int, int], tuple[bool, list[int]]] = {}
+        self._plans: dict[int, tuple] = {}
 
     def _positions(self, rule: Rule | None) -> set[int]:
         """Which of (g, z, *args) `rule` reads, by position."""
@@ -409,31 +409,36 @@ class Op:
             positions |= set(range(code.co_argcount, 99))  # reads *args: keep them all
         return positions
 
-    def _kept_for(self, tracked: int, count: int) -> tuple[bool, list[int]]:
-        """(keep z?, which of `count` arguments to drop) when those in the bits are tracked."""
-        reads: set[int] = set()
-        for i, positions in enumerate(self.reads):
-            if tracked >> i & 1:
-                reads |= positions
-        unread = [i for i in range(count) if i + 2 not in reads]
-        self._kept[tracked, count] = (1 in reads, unread)
-        return self._kept[tracked, count]
+    def _plan(self, key: int) -> tuple[bool, list[int], list[tuple[int, Rule]]]:
+        """(keep z?, arguments to drop, rules to apply) for a call in which some are tracked.
+
+        `key` in binary is a leading 1 and then one digit per argument, 1 if it is tracked.
+        """
+        digits = bin(key)[3:]
+        tracked = [i for i, digit in enumerate(digits) if digit == "1"]
+        steps = [(i, rule) for i in tracked if (rule := self.rules[i]) is not None]
+        reads = set().union(*(self.reads[i] for i, _ in steps))
+        unread = [i for i in range(len(digits)) if i + 2 not in reads]
+        self._plans[key] = (1 in reads, unread, steps)
+        return self._plans[key]
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        data, parents, tracked, bit = [], [], 0, 1
+        # The hottest lines of the package: one pass, no calls but the function itself.
+        data, parents, key = [], [], 1
         has_tensor = has_constant = False
         for a in args:
             if a.__class__ is Tensor:
                 has_tensor = True
-                if a.node is not None:
-                    tracked |= bit
-                parents.append(a.node)
+                node = a.node
+                key += key + (node is not None)
+                parents.append(node)
                 data.append(a._data)
             else:
-                has_constant = has_constant or a.__class__ not in _NUMBERS
+                key += key
                 parents.append(None)
                 data.append(a)
-            bit += bit
+                if a.__class__ not in _NUMBERS:
+                    has_constant = True
         if has_constant and has_tensor:
             like = next(a._data for a in args if a.__class__ is Tensor)
             data = [a._data if a.__class__ is Tensor else _constant(a, like) for a in args]
@@ -446,19 +451,76 @@ class Op:
             raise _explain(self.name, data, params, error) from error
         if not has_tensor:
             return z
-        if not (tracked and _recording):
-            return Tensor.wrap(z, None)
-        keep_z, unread = self._kept.get((tracked, len(data))) or self._kept_for(tracked, len(data))
+        result = _new(Tensor)
+        result._data = np.asarray(z) if z.__class__ in _NUMPY_SCALARS else z
+        if not (_recording and key & (key - 1)):  # is no argument tracked?
+            result.node = None
+            return result
+        if _recording is not True:
+            result.node = self._pushed(result._data, data, parents, params)
+            return result
+        plan = self._plans.get(key)
+        keep_z, unread, steps = self._plan(key) if plan is None else plan
         for i in unread:
             data[i] = None
-        node = Node(self, parents, data, params, z if keep_z else None, z.shape, z.dtype)
-        return Tensor.wrap(z, node)
+        result.node = node = _new(Node)
+        node.op, node.parents, node.args, node.params = self, parents, data, params
+        node.z = z if keep_z else None
+        node.shape, node.dtype, node.steps = z.shape, z.dtype, steps
+        node.order = _tick()
+        return result
+
+    def _pushed(self, z: Array, args: list, parents: list, params: dict) -> "Dual | None":
+        """In forward mode: the output's tangent, from those of the arguments."""
+        tangents = [p.tangent if p.__class__ is Dual else _moving.get(p) for p in parents]
+        if all(t is None for t in tangents):
+            return None
+        total = self.push(tangents, z, *args, **params)
+        if total is None:
+            return None
+        if total.__class__ in _NUMPY_SCALARS:
+            total = np.asarray(total)
+        return Dual(xp(z).broadcast_to(total, z.shape))
+
+    def push(self, tangents: Sequence[Any], z: Array, *args: Any, **params: Any) -> Any:
+        """J t for raw arrays: the tangents t of the arguments (None: constant) go forward."""
+        if callable(self.jvp):
+            return self.jvp(tangents, z, *args, **params)
+        terms: list[Any] = []
+        for i, (t, rule) in enumerate(zip(tangents, self.rules, strict=False)):
+            if t is None or rule is None:
+                continue
+            if self.jvp == "linear":
+                terms.append(self.forward(*args[:i], t, *args[i + 1 :], **params))
+            elif self.jvp == "elementwise":
+                terms.append(rule(t, z, *args, **params))
+            elif self.jvp == "scalar":
+                terms.append(xp(t).sum(rule(_one(t), z, *args, **params) * t))
+            else:
+                raise GradientError(
+                    f"{self.name} has no rule for forward mode: give its op(...) a `jvp`"
+                )
+        return functools.reduce(operator.add, terms) if terms else None
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
 
 
 _NUMBERS = frozenset({float, int, bool, type(None)})
+_new = object.__new__
+NEW: Any = ...  # in a fused rule's `out`: no memory is waiting, make an array
+
+
+_ones: dict[Any, Array] = {}
+
+
+def _one(like: Array) -> Array:
+    """The number 1 as an array, in the precision and on the device of `like`; never changed."""
+    kind = like.dtype, like.device
+    one = _ones.get(kind)
+    if one is None:
+        one = _ones[kind] = xp(like).ones((), dtype=like.dtype, device=like.device)
+    return one
 
 
 def _constant(a: Any, like: Array) -> Any:
@@ -566,7 +628,14 @@ def _walk(
             if targets is None and g is not None:
                 node.accumulate(g)
             continue
-        if g is not None:
+        if g is None:
+            pass  # nothing that counts was made of it
+        elif op is CHECKPOINT:
+            top = _replay(node)
+            old = grads.get(top)
+            grads[top] = g if old is None else old + g
+            nodes += _reachable(top, since=node.order)
+        else:
             parents, params, z, args = node.parents, node.params, node.z, node.args
             if create_graph:
                 z = None if z is None else Tensor.wrap(z, node)
@@ -574,26 +643,36 @@ def _walk(
                     a if p is None or a is None else Tensor.wrap(a, p)
                     for a, p in zip(args, parents, strict=True)
                 ]
-            for i, parent in enumerate(parents):
-                if parent is None:
+                results = None
+            elif op.fused is not None:
+                out = [None] * len(parents)
+                for i, _ in node.steps:
+                    parent = parents[i]
+                    if parent.op is not None:
+                        out[i] = NEW
+                    elif targets is not None:
+                        out[i] = NEW if parent in targets else None
+                    elif parent.stale and parent.grad is not None and parents.count(parent) == 1:
+                        out[i] = parent.grad
+                    else:
+                        out[i] = NEW
+                results = op.fused(g, out, z, *args, **params)
+            else:
+                results = None
+            for i, rule in node.steps:
+                parent = parents[i]
+                leaf = parent.op is None
+                if leaf and targets is not None and parent not in targets:
                     continue
-                if parent.op is None:
-                    if targets is None:
-                        if parent.stale and parent.grad is not None and i in op.into:
-                            op.into[i](parent.grad, g, z, *args, **params)
-                            parent.stale = False
-                            continue
-                    elif parent not in targets:
-                        continue
-                rule = op.rules[i]
-                if rule is None:
+                d = rule(g, z, *args, **params) if results is None else results[i]
+                if d is None:  # a fused rule wrote it where it belongs
+                    parent.stale = False
                     continue
-                d = rule(g, z, *args, **params)
                 if d.shape != parent.shape:
                     d = _fitted(d, parent.shape, op, i)
                 if d.dtype is not parent.dtype and d.dtype != parent.dtype:
                     d = astype(d, parent.dtype)
-                if parent.op is None and targets is None:
+                if leaf and targets is None:
                     parent.accumulate(d)
                 else:
                     old = grads.get(parent)
@@ -605,6 +684,8 @@ def _walk(
 
 
 def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
+    if _recording is FORWARD:
+        raise GradientError("reverse mode inside jvp: differentiate by grad outside of it")
     if root.node is None:
         raise GradientError(
             "nothing to differentiate: no parameter (requires_grad=True) went into this Tensor, "
@@ -616,7 +697,7 @@ def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
                 f"backward needs a scalar, this Tensor has shape {root.shape}: take .sum() or "
                 ".mean(), or pass a cotangent of that shape"
             )
-        cotangent = xp(root.data).ones_like(root.data)
+        cotangent = _one(root.data)
     elif cotangent.__class__ is not Tensor:
         cotangent = backend.like(cotangent, root.data)
     if tuple(cotangent.shape) != root.shape:
@@ -642,8 +723,10 @@ def _fitted(d: Any, shape: tuple[int, ...], op: Op, i: int) -> Any:
     return d
 
 
-def _reachable(root: Any) -> list:
-    """All nodes under `root`, oldest first; refuses what can no longer be differentiated."""
+def _reachable(root: Any, since: int = 0) -> list:
+    """All nodes under `root` made after `since`, oldest first; refuses what is spent."""
+    if root.order <= since:
+        return []
     seen, stack = {root}, [root]
     while stack:
         node = stack.pop()
@@ -655,18 +738,151 @@ def _reachable(root: Any) -> list:
                 "pass again, or call the first backward with retain_graph=True"
             )
         for parent in node.parents:
-            if parent is None:
+            if parent is None or parent in seen:
                 continue
             if parent.op is None and parent.clock.changed > node.order:
                 raise GradientError(
                     f"a parameter of shape {tuple(parent.shape)} changed after the forward pass "
                     f"({node.op.name}) that used it: run the forward pass again after a step"
                 )
-            if parent not in seen:
+            if parent.order > since:
                 seen.add(parent)
                 stack.append(parent)
-    return sorted(seen, key=attrgetter("order"))
+    return sorted(seen, key=operator.attrgetter("order"))
 
+
+# --- computing activations again instead of keeping them ------------------------------------------
+
+CHECKPOINT = Op(lambda: None, name="checkpoint")  # the walk knows it: no rule of its own
+_replaying = False
+
+
+def checkpoint(f: Callable[..., Tensor], *args: Any) -> Tensor:
+    """f(*args), keeping nothing that it computes on the way: backward computes it once more.
+
+    Cutting a chain of L layers into √L such pieces brings the activations that are kept at one
+    time from L to 2√L, for one more forward pass (Chen et al. 2016). Random numbers are drawn
+    again alike, and the gradients are equal to the last bit.
+
+    Args:
+        f: a function of Tensors, such as a module; it may use parameters besides its arguments.
+        *args: its arguments.
+
+    Returns:
+        The Tensor that f returned.
+
+    Raises:
+        TypeError: f returned something else.
+    """
+    if _recording is not True:
+        return f(*args)
+    born = _tick()
+    randomness = backend.stream().bit_generator.state
+    z = f(*args)
+    if z.__class__ is not Tensor:
+        raise TypeError(f"checkpoint needs a function that returns one Tensor, got {type(z)}")
+    if z.node is None or z.node.order < born:
+        return z
+    node = _new(Node)
+    node.op, node.params, node.z, node.steps = CHECKPOINT, {}, None, ()
+    inner = _reachable(z.node, since=born)
+    outer = {p: None for n in inner for p in n.parents if p is not None and p.order < born}
+    node.parents, node.args = list(outer), [f, args, randomness]
+    node.shape, node.dtype, node.order = z.node.shape, z.node.dtype, _tick()
+    return Tensor.wrap(z._data, node)
+
+
+def _replay(node: Node) -> Any:
+    """Run a checkpointed function again, now for its graph."""
+    global _recording, _replaying
+    f, args, randomness = node.args
+    generator = backend.stream().bit_generator
+    now, before = generator.state, (_recording, _replaying)
+    generator.state, _recording, _replaying = randomness, True, True
+    try:
+        again = f(*args).node
+    finally:
+        generator.state = now
+        _recording, _replaying = before
+    return again
+
+
+def replaying() -> bool:
+    """Whether this pass only repeats one: running statistics must not count it twice."""
+    return _replaying
+
+
+# --- forward mode ---------------------------------------------------------------------------------
+
+
+class Dual:
+    """In forward mode: the engine's side of a Tensor that moves with the inputs."""
+
+    __slots__ = ("tangent",)
+    op = None
+
+    def __init__(self, tangent: Array):
+        self.tangent = tangent
+
+
+_moving: dict[Leaf, Array] = {}  # tangents of parameters that a function uses on the side
+
+
+def jvp(
+    f: Callable[..., Tensor], primals: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[Tensor, Tensor]:
+    """Value and directional derivative J v in one pass, without a graph: forward mode.
+
+    Every operation maps the tangents of its arguments to that of its output, so that nothing is
+    kept; one pass gives one column's worth of J, where reverse mode gives one row's.
+
+    Args:
+        f: function of the primals, with one Tensor as its result. Parameters among the primals
+            move wherever f uses them, so that `jvp(lambda *_: net(x), net.parameters(), v)`
+            differentiates by the weights.
+        primals: where to differentiate, Tensors or arrays.
+        tangents: the direction v, one array of the same shape for each primal.
+
+    Returns:
+        f's value and J v, of the same shape.
+
+    Raises:
+        ShapeError: tangents that do not fit the primals.
+        GradientError: an operation without a forward rule, or reverse mode inside f.
+        TypeError: f returned something other than one Tensor.
+
+    Source: Wengert (1964); Baydin et al. (2018).
+    """
+    global _recording, _moving
+    primals, tangents = list(primals), list(tangents)
+    if len(primals) != len(tangents):
+        raise ShapeError(f"{len(primals)} primals but {len(tangents)} tangents: one for each")
+    inputs, moving = [], {}
+    for i, (p, v) in enumerate(zip(primals, tangents, strict=True)):
+        data = p._data if p.__class__ is Tensor else backend.asarray(p)
+        v = backend.like(v, data)
+        if tuple(v.shape) != tuple(data.shape):
+            raise ShapeError(
+                f"tangent {i} has shape {tuple(v.shape)}, its primal {tuple(data.shape)}"
+            )
+        if p.__class__ is Tensor and isinstance(p.node, Leaf):
+            moving[p.node] = v
+        inputs.append(Tensor.wrap(data, Dual(v)))
+    before = _recording, _moving
+    _recording, _moving = FORWARD, moving
+    try:
+        z = f(*inputs)
+    finally:
+        _recording, _moving = before
+    if z.__class__ is not Tensor:
+        raise TypeError(f"jvp needs a function that returns one Tensor, got {type(z).__name__}")
+    tangent = z.node.tangent if z.node.__class__ is Dual else moving.get(z.node)
+    if tangent is None:
+        tangent = xp(z._data).zeros_like(z._data)
+    return Tensor.wrap(z._data, None), Tensor.wrap(tangent, None)
+
+
+# --- broadcasting ---------------------------------------------------------------------------------
 
 # Broadcasting and its undoing are each other's derivative.
 
@@ -681,16 +897,19 @@ _unbroadcast = op(
     lambda x, shape, source: _sum_to(x, shape),
     lambda g, z, x, shape, source: _broadcast(g, shape=source, source=shape),
     name="unbroadcast",
+    jvp="linear",
 )
 _broadcast = op(
     lambda x, shape, source: xp(x).broadcast_to(x, shape),
     lambda g, z, x, shape, source: _unbroadcast(g, shape=source, source=shape),
     name="broadcast_to",
+    jvp="linear",
 )
 _cast = op(
     lambda x, dtype, source: xp(x).astype(x, dtype),
     lambda g, z, x, dtype, source: _cast(g, dtype=source, source=dtype),
     name="astype",
+    jvp="linear",
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .tensor import Leaf, Tensor, grad
+from .tensor import Leaf, Tensor, grad, jvp
 
 
 def _track(inputs: Sequence[Any]) -> list[Tensor]:
@@ -42,6 +42,7 @@ def gradcheck(
     rng: np.random.Generator | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-7,
+    forward: bool = True,
 ) -> None:
     """Check backprop through `f` against central differences, with a random cotangent.
 
@@ -50,6 +51,7 @@ def gradcheck(
         inputs: float64 arrays; every one is differentiated by.
         rng: for the cotangent; a fixed one if None.
         rtol, atol: |difference| ≤ atol + rtol · largest entry.
+        forward: check forward mode against backprop as well (not where `f` itself calls grad).
 
     Raises:
         AssertionError: the derivatives differ; says for which input and by how much.
@@ -60,6 +62,8 @@ def gradcheck(
     z = f(*leaves)
     cotangent = backend.like(rng.standard_normal(z.shape), z.data)
     found = grad(z, leaves, cotangent)
+    if forward:
+        _compare_modes(f, leaves, found, cotangent, rng)
     for i, g in enumerate(found):
         expected = central_difference(f, [t.data for t in leaves], cotangent, i)
         got = backend.to_numpy(g.data)
@@ -70,6 +74,17 @@ def gradcheck(
                 f"derivative by input {i} (shape {expected.shape}) differs by {worst:.2e} "
                 f"(allowed {allowed:.2e}):\nbackprop\n{got}\ndifferences\n{expected}"
             )
+
+
+def _compare_modes(f, leaves, gradients, cotangent, rng) -> None:
+    """Both modes see one Jacobian J: cotangent · (J v) = (Jᵀ cotangent) · v for a random v."""
+    v = [rng.standard_normal(t.shape) for t in leaves]
+    _, tangent = jvp(lambda *_: f(*leaves), leaves, v)
+    one_way = (tangent.numpy() * backend.to_numpy(cotangent)).sum()
+    terms = [g.numpy() * d for g, d in zip(gradients, v, strict=True)]
+    other_way = sum(float(t.sum()) for t in terms)
+    if not abs(one_way - other_way) <= 1e-9 * sum(float(np.abs(t).sum()) for t in terms) + 1e-12:
+        raise AssertionError(f"forward mode gives {one_way}, backprop {other_way}")
 
 
 def gradgradcheck(
@@ -92,4 +107,5 @@ def gradgradcheck(
             g = grad(f(*tracked), tracked, xs[-1], create_graph=True)[which]
             return g if xs[-1].__class__ is Tensor else g.data
 
-        gradcheck(backward_pass, [*inputs, cotangent], rng=rng, rtol=rtol, atol=atol)
+        inputs_and_cotangent = [*inputs, cotangent]
+        gradcheck(backward_pass, inputs_and_cotangent, rng, rtol, atol, forward=False)

@@ -155,7 +155,9 @@ def test_every_op_is_in_one_of_the_tests_above():
     }
     checked |= set(
         "sum max min matmul linear cross_entropy mse_loss softmax logsumexp reshape transpose "
-        "leaky_relu conv2d conv2d_input conv2d_weight unfold fold normalise "  # in test_functional
+        "leaky_relu conv2d conv2d_relu conv2d_input conv2d_weight max_pool2d pool_gather "
+        "pool_spread linear_relu normalise normalise_relu "  # these in test_functional
+        "checkpoint "  # in test_modes
         "concatenate broadcast_to unbroadcast getitem scatter where astype power".split()
     )
     made = {
