@@ -6,7 +6,7 @@
 #   make test        lint, types, package, chapters, site   (TORCH=0 leaves torch out)
 #   make notebooks   run the chapters again, in place
 #   make seeds       run them with other seeds and on torch, and say which claims hold
-#   make bench       time a training step beside PyTorch's (never part of the tests)
+#   make bench       time training steps beside other libraries' (never part of the tests)
 #   make clean       remove what was built; `make distclean` also the environments
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -16,6 +16,7 @@ PORT ?= 8000
 
 SITE := _build/html
 FULL := .venv
+BENCH := .venv-bench
 READY := $(FULL)/$(if $(filter 0,$(TORCH)),.installed,.torch)
 # The site needs little; where the full environment is there already, it does.
 SLIM := $(if $(wildcard $(FULL)/.installed),$(FULL),.venv-book)
@@ -68,15 +69,17 @@ ifneq ($(TORCH),0)
 	$(FULL)/bin/python tools/notebooks.py --seed $(firstword $(SEEDS)) --backend torch
 endif
 
-bench: $(FULL)/.torch
-	$(FULL)/bin/python -m benchmarks
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks
+	$(BENCH)/bin/python -m benchmarks scaling
+	$(BENCH)/bin/python -m benchmarks report
 
 clean:
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-book .venv-newest
+	rm -rf .venv .venv-book .venv-bench .venv-newest
 
 # Environments. The stamp is older than pyproject.toml or constraints.txt: install again.
 
@@ -96,6 +99,11 @@ $(FULL)/.torch: pyproject.toml constraints.txt | $(FULL)/bin/python
 	@echo "Installing dlmini, what its tests need, and torch (once; make test TORCH=0 leaves torch out) ..."
 	@$| $(PIP) --editable '.[test,torch]'
 	@touch $(FULL)/.installed $@
+
+$(BENCH)/.installed: benchmarks/requirements.txt pyproject.toml constraints.txt | $(BENCH)/bin/python
+	@echo "Installing the libraries that dlmini is compared with (once) ..."
+	@$| $(PIP) --editable '.[torch]' --requirement benchmarks/requirements.txt
+	@touch $@
 
 %/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3"; exit 1; }

@@ -1,91 +1,109 @@
-"""`python -m benchmarks [a b …] [--rounds N]`: each contender in a process of its own, in turns.
+"""Training steps of dlmini beside other libraries', and how their cost grows.
 
-Prints the median time of one training step and the median of the ratios, round by round, to
-PyTorch with its default optimizer. One thread, float32.
+    python -m benchmarks                   all workloads, all contenders that are installed
+    python -m benchmarks a d --only torch dlmini-numpy numpy
+    python -m benchmarks scaling           time against size, memory, overhead, first gradient …
+    python -m benchmarks report            benchmarks/README.md, the book's page and its figures
+    python -m benchmarks --cuda c e f      dlmini on torch:cuda beside PyTorch on the same card
+
+Float32, one thread, medians; ratios are taken round by round. Writes benchmarks/results.json.
 """
 
 import argparse
-import os
-import platform
-import statistics
-import subprocess
 import sys
-import time
-from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-from .workloads import CONTENDERS, WORKLOADS, build
-
-SLICE = 0.2  # seconds of steps in one turn
-
-
-def worker(name: str, contender: str) -> None:
-    """Take turns: for each line on standard input print the microseconds of a step."""
-    step = build(name, contender)
-    for _ in range(5):
-        step()
-    start = time.perf_counter()
-    step()
-    count = max(3, int(SLICE / (time.perf_counter() - start)))
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(count):
-            step()
-        print((time.perf_counter() - start) / count * 1e6, flush=True)
+from . import results, turns
+from .contenders import BASE, entrants
+from .workloads import WORKLOADS
 
 
-def measure(name: str, rounds: int) -> dict[str, list[float]]:
-    """Microseconds a step of each contender, one number per round."""
-    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    processes = {
-        c: subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", "--worker", name, c],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **one},
-        )
-        for c in CONTENDERS
-    }  # fmt: skip
-    times: dict[str, list[float]] = {c: [] for c in CONTENDERS}
-    try:
-        for process in processes.values():
-            if process.stdout.readline().strip() != "ready":
-                raise RuntimeError(f"a contender of workload {name} did not start; see above")
-        for _ in range(rounds):
-            for contender, process in processes.items():
-                process.stdin.write("go\n")
-                process.stdin.flush()
-                times[contender].append(float(process.stdout.readline()))
-    finally:
-        for process in processes.values():
-            process.stdin.close()
-            process.wait()
-    return times
+def compare(names: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the workloads, print a table as it grows, and return what there is to save."""
+    device = "cuda" if options.cuda else "cpu"
+    table = turns.TABLES[device]
+    found = {}
+    for name in names:
+        chosen = {k: c for k, c in entrants(name, table).items() if k in (options.only or table)}
+        left = {k: why for k, c in chosen.items() if (why := c.missing())}
+        print(f"\n{name}: {WORKLOADS[name].about}", flush=True)
+        records, failed = turns.measure(
+            WORKLOADS[name], [k for k in chosen if k not in left], options.rounds,
+            options.processes, device, options.threads,
+        )  # fmt: skip
+        if BASE not in records:
+            raise SystemExit(f"{chosen[BASE].label} has to take part: {(left | failed)[BASE]}")
+        lines = {}
+        for key, record in records.items():
+            base = records[BASE].us
+            ratios = [us / base[turn] for turn, us in record.us.items() if turn in base]
+            low, middle, high = results.summary(ratios)
+            lines[key] = {
+                "us": results.summary(list(record.us.values()))[1],
+                "ratio": middle, "quartiles": [low, high], "turns": len(record.us),
+                "first_s": results.summary(record.first_s)[1],
+                "threads": results.summary(record.threads)[1],
+            }  # fmt: skip
+            line = lines[key]
+            print(
+                f"  {chosen[key].label:26} {line['us']:12,.1f} µs   {middle:7.3f}"
+                f"  ({low:.3f} to {high:.3f})   first step {line['first_s']:6.2f} s"
+                f"   threads {line['threads']:.2f}", flush=True,
+            )  # fmt: skip
+        left |= failed
+        for key, why in left.items():
+            print(f"  {chosen[key].label:26} left out: {why}", flush=True)
+        found[name] = {
+            "contenders": lines, "left_out": left, "rounds": options.rounds * options.processes,
+            "processes": options.processes, "threads": options.threads,
+        }  # fmt: skip
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workloads", nargs="*", help=f"some of {' '.join(WORKLOADS)}; default all")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each contender")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "what", nargs="*", help=f"'scaling', 'report', or some of {' '.join(WORKLOADS)}; all"
+    )
+    parser.add_argument("--rounds", type=int, default=6, help="turns in one process (6)")
+    parser.add_argument("--processes", type=int, default=2, help="one after the other (2)")
+    parser.add_argument("--threads", type=int, default=1, help="of each library (1)")
+    parser.add_argument("--only", nargs="+", help=f"contenders: {' '.join(turns.TABLES['cpu'])}")
+    parser.add_argument("--cuda", action="store_true", help="dlmini and PyTorch on a GPU")
+    parser.add_argument("--out", type=Path, default=results.RESULTS, help="the JSON file")
+    parser.add_argument("--quick", action="store_true", help="scaling: smaller, fewer repeats")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(*options.worker)
-        return
-    unknown = set(options.workloads) - set(WORKLOADS)
-    if unknown:
-        parser.error(f"unknown workloads {sorted(unknown)}; there are {' '.join(WORKLOADS)}")
-    versions = " · ".join(f"{p} {version(p)}" for p in ("numpy", "torch"))
-    print(f"{platform.machine()}, Python {platform.python_version()}, {versions}, one thread\n")
-    print(f"| step of | {' | '.join(CONTENDERS)} |\n|---|{'---|' * len(CONTENDERS)}")
-    for name in options.workloads or WORKLOADS:
-        times = measure(name, options.rounds)
-        base = times[CONTENDERS[0]]
-        cells = []
-        for contender in CONTENDERS:
-            ratios = [t / b for t, b in zip(times[contender], base, strict=True)]
-            middle = statistics.median(times[contender])
-            cells.append(f"{middle:,.0f} µs ({statistics.median(ratios):.2f})")
-        print(f"| {name}: {WORKLOADS[name][0]} | {' | '.join(cells)} |", flush=True)
+        device, key, threads = options.worker
+        turns.work(device, key, int(threads))
+    elif options.what == ["report"]:
+        from . import report
+
+        report.write(results.load(options.out))
+    elif options.what == ["scaling"]:
+        from . import scaling
+
+        results.save({"scaling": scaling.measure(options.quick)}, options.out)
+    else:
+        names = options.what or list(WORKLOADS)
+        unknown = sorted(set(names) - set(WORKLOADS))
+        if unknown:
+            parser.error(f"unknown workloads {unknown}: there are {' '.join(WORKLOADS)}")
+        if options.only and set(options.only) - set(turns.TABLES["cpu"]):
+            parser.error(f"--only takes some of {' '.join(turns.TABLES['cpu'])}")
+        if options.only and BASE not in options.only:
+            options.only.insert(0, BASE)
+        section = "cuda" if options.cuda else "steps"
+        if options.threads > 1:
+            section += f"_{options.threads}_threads"
+        for name in names:
+            results.save({section: compare([name], options)}, options.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

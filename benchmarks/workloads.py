@@ -1,126 +1,82 @@
-"""What is timed: one training step (forward, backward, update), built alike for each contender."""
+"""What is timed: a training step on fixed data, from the same numbers for every contender."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-# name: (what it is, dense widths or None, batch)
+
+@dataclass(frozen=True)
+class Workload:
+    """A network, its loss and its batch.
+
+    kind: "dense" (linear layers, relu between), "residual" (dense blocks with batch norm),
+    "conv" (two convolutions on 8×8 images) or "quadratic". Optimized by Adam; the quadratic by
+    gradient descent. The loss is the mean squared error for one output, else cross-entropy.
+    """
+
+    kind: str
+    widths: tuple[int, ...] = ()
+    batch: int = 1
+    about: str = ""
+
+    @property
+    def regression(self) -> bool:
+        return self.widths[-1:] == (1,)
+
+
 WORKLOADS = {
-    "a": ("dense 2-16-16-1, batch 32", (2, 16, 16, 1), 32),
-    "b": ("dense 64-128-128-10, batch 64", (64, 128, 128, 10), 64),
-    "c": ("dense 784-512-512-10, batch 128", (784, 512, 512, 10), 128),
-    "d": ("residual, width 64, 50 blocks with batch norm, batch 64", (64,) * 51 + (10,), 64),
-    "e": ("convolutional, 8×8 images, batch 64", None, 64),
-    "f": ("dense 2048 × 4, batch 512", (2048,) * 4, 512),
-    "g": ("gradient descent on a 2-D quadratic", None, 1),
-}
-CONTENDERS = ("torch", "torch, fused Adam", "dlmini, NumPy", "dlmini, torch arrays")
+    "a": Workload("dense", (2, 16, 16, 1), 32, "dense 2-16-16-1, batch 32"),
+    "b": Workload("dense", (64, 128, 128, 10), 64, "dense 64-128-128-10, batch 64"),
+    "c": Workload("dense", (784, 512, 512, 10), 128, "dense 784-512-512-10, batch 128"),
+    "d": Workload("residual", (64,) * 51 + (10,), 64,
+                  "50 residual blocks of width 64 with batch norm, batch 64"),
+    "e": Workload("conv", (10,), 64, "two convolutions on 8×8 images, batch 64"),
+    "f": Workload("dense", (2048,) * 4, 512, "dense 2048-2048-2048-2048, batch 512"),
+    "g": Workload("quadratic", about="gradient descent on a quadratic in two dimensions"),
+}  # fmt: skip
+CHANNELS = (1, 16, 32)  # of the convolutional network: 3×3 filters, each followed by 2×2 pooling
+FEATURES = CHANNELS[-1] * 2 * 2  # that are left for its linear layer
+HESSIAN = np.array([[3.0, 1.0], [1.0, 2.0]], np.float32)
 
 
-def data(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Random inputs and targets of a workload, float32 and class numbers."""
-    _, widths, batch = WORKLOADS[name]
+def data(w: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs, float32, and targets: numbers (batch, 1), or class numbers (batch,), int64."""
     rng = np.random.default_rng(0)
-    shape = (batch, 1, 8, 8) if name == "e" else (batch, widths[0] if widths else 2)
+    shape = (w.batch, 1, 8, 8) if w.kind == "conv" else (w.batch, *w.widths[:1])
     x = rng.standard_normal(shape).astype(np.float32)
-    if name == "a":
-        return x, rng.standard_normal((batch, 1)).astype(np.float32)
-    return x, rng.integers(0, widths[-1] if widths else 10, batch)
+    if w.regression:
+        return x, rng.standard_normal((w.batch, 1)).astype(np.float32)
+    return x, rng.integers(0, w.widths[-1] if w.widths else 2, w.batch)
 
 
-def build(name: str, contender: str) -> Callable[[], None]:
-    """A function that takes one step."""
-    if contender.startswith("torch"):
-        return _torch_step(name, fused="fused" in contender)
-    return _dlmini_step(name, "numpy" if "NumPy" in contender else "torch")
+def initial(w: Workload) -> list[np.ndarray]:
+    """The parameters at the start, float32, in the order and with the shapes of PyTorch's layers.
 
+    Weights (out, in) or filters (out, in, 3, 3), then biases (out,); after them, in a residual
+    block, γ and β of the batch norm.
+    """
+    rng = np.random.default_rng(1)
+    if w.kind == "quadratic":
+        return [np.ones((1, 2), np.float32)]
 
-def _dlmini_step(name, backend):
-    import dlmini as dl
-    from dlmini import nn
+    def layer(*shape):
+        spread = np.sqrt(2 / np.prod(shape[1:]))
+        yield spread * rng.standard_normal(shape)
+        yield 0.1 * rng.standard_normal(shape[0])
 
-    dl.use(backend)
-    dl.seed(0)
-    x, y = (dl.asarray(a) for a in data(name))
-    if name == "g":
-        h = dl.asarray([[3.0, 1.0], [1.0, 2.0]])
-        theta = dl.Tensor([[1.0, 1.0]], requires_grad=True)
-        optimizer = dl.optim.SGD([theta], 0.01)
-
-        def loss():
-            return 0.5 * (dl.matmul(theta, h) * theta).sum()
-
+    arrays: list[np.ndarray] = []
+    if w.kind == "conv":
+        for n, m in zip(CHANNELS, CHANNELS[1:], strict=False):
+            arrays += layer(m, n, 3, 3)
+        arrays += layer(w.widths[-1], FEATURES)
     else:
-        net = _network(name, nn.Linear, nn.ReLU, nn.BatchNorm1d, nn.Sequential, nn.Residual, nn)
-        optimizer = dl.optim.Adam(net.parameters(), 1e-3)
-        criterion = dl.mse_loss if name == "a" else dl.cross_entropy
-
-        def loss():
-            return criterion(net(x), y)
-
-    return _step(optimizer, loss)
+        for i, (n, m) in enumerate(zip(w.widths, w.widths[1:], strict=False)):
+            arrays += layer(m, n)
+            if w.kind == "residual" and i < len(w.widths) - 2:
+                arrays += [1 + 0.1 * rng.standard_normal(m), 0.1 * rng.standard_normal(m)]
+    return [a.astype(np.float32) for a in arrays]
 
 
-def _torch_step(name, fused):
-    import torch
-    from torch import nn
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    x, y = (torch.as_tensor(a) for a in data(name))
-    if name == "g":
-        h = torch.tensor([[3.0, 1.0], [1.0, 2.0]])
-        theta = torch.ones(1, 2, requires_grad=True)
-        optimizer = torch.optim.SGD([theta], 0.01, fused=fused)
-
-        def loss():
-            return 0.5 * ((theta @ h) * theta).sum()
-
-    else:
-
-        class Residual(nn.Module):
-            def __init__(self, branch):
-                super().__init__()
-                self.branch = branch
-
-            def forward(self, x):
-                return x + self.branch(x)
-
-        net = _network(name, nn.Linear, nn.ReLU, nn.BatchNorm1d, nn.Sequential, Residual, nn)
-        optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=fused)
-        criterion = nn.functional.mse_loss if name == "a" else nn.functional.cross_entropy
-
-        def loss():
-            return criterion(net(x), y)
-
-    return _step(optimizer, loss)
-
-
-def _step(optimizer, loss):
-    def step():
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-
-    return step
-
-
-def _network(name, linear, relu, norm, sequential, residual, nn):
-    """The same layers from either library."""
-    if name == "e":
-        return sequential(
-            nn.Conv2d(1, 16, 3, padding=1), relu(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), relu(), nn.MaxPool2d(2),
-            nn.Flatten(), linear(128, 10),
-        )  # fmt: skip
-    widths = WORKLOADS[name][1]
-    layers = []
-    for i, (n, m) in enumerate(zip(widths, widths[1:], strict=False)):
-        last = i == len(widths) - 2
-        if name == "d" and not last:
-            layers.append(residual(sequential(linear(n, m), norm(m), relu())))
-        else:
-            layers.append(linear(n, m))
-            if not last:
-                layers.append(relu())
-    return sequential(*layers)
+def count(w: Workload) -> int:
+    """P, the number of parameters."""
+    return sum(a.size for a in initial(w))
