@@ -42,9 +42,9 @@ class Flat:
             grad = self._g[cut].reshape(p.shape)
             leaf = p.node
             assert isinstance(leaf, Leaf)
-            if leaf.grad is not None and not leaf.stale:
+            if leaf.grad is not None and leaf.spare is None:
                 grad[...] = leaf.grad
-            leaf.stale = False  # what was stale is zero here
+            leaf.spare = None  # what waited to be written is zero here
             former = leaf.clock.owner and leaf.clock.owner()
             if former is not None:
                 former.retired = True
@@ -68,7 +68,7 @@ class Flat:
         """Write the zeros of the gradients that no backward pass has written."""
         self.check()
         for p in self.parameters:
-            if p.node.stale:  # type: ignore[union-attr]
+            if p.node.spare is not None:
                 p.grad  # noqa: B018  reading it fills them in
 
     @property
@@ -84,7 +84,8 @@ class Flat:
     def zero_grad(self) -> None:
         """Let the next backward pass overwrite the gradients instead of adding to them."""
         for p in self.parameters:
-            p.node.stale = True  # type: ignore[union-attr]
+            leaf = p.node
+            leaf.spare = leaf.grad
 
     def touch(self) -> None:
         """Say that θ was changed in place, so that graphs recorded before are refused."""

@@ -99,11 +99,12 @@ def _linear_jvp(tangents, z, x, weight, bias=None):
 
 def _linear_fused(g, out, z, x, weight, bias=None):
     product = _product(g)
-    return (
-        None if out[0] is None else product(g, weight),
-        _into(out[1], product, g.T, x),
-        *(_into(memory, _column_sums, g) for memory in out[2:]),
-    )
+    to_input = None if out[0] is None else product(g, weight)
+    to_weight = _into(out[1], product, g.T, x)
+    if len(out) == 2:
+        return to_input, to_weight
+    ones = _ones(xp(g), g.shape[0], g.dtype, g.device)
+    return to_input, to_weight, _into(out[2], product, g.T, ones)
 
 
 _linear = op(
@@ -134,13 +135,13 @@ def linear(x: Any, weight: Any, bias: Any = None, relu: bool = False) -> Any:
         ShapeError: the number of features does not match.
     """
     x = operand(x)
-    if weight.ndim != 2 or (bias is not None and bias.shape[:2] != weight.shape[:1]):
+    shape, weights = x.shape, weight.shape
+    if len(weights) != 2 or (bias is not None and bias.shape != weights[:1]):
         raise ShapeError(
             f"linear needs a weight (out, in) and a bias (out,), got {tuple(weight.shape)} and "
             f"{None if bias is None else tuple(bias.shape)}"
         )
-    shape = x.shape
-    if not shape or shape[-1] != weight.shape[1]:
+    if not shape or shape[-1] != weights[1]:
         raise ShapeError(
             f"linear: the input has shape {tuple(shape)}, but the layer takes "
             f"{weight.shape[-1]} features on the last axis: reshape the input or change in_features"

@@ -384,10 +384,12 @@ class GELU(Module):
         return functional.gelu(x)
 
 
+_TAKE_RELU = frozenset({Linear, Conv2d, BatchNorm1d, BatchNorm2d})
+
+
 def _takes_relu(layer: Module) -> bool:
     """Whether `layer` and a ReLU behind it can run as one operation, unseen by anyone."""
-    kinds = (Linear, Conv2d, BatchNorm1d, BatchNorm2d)
-    return layer.__class__ in kinds and _watcher is None and "forward" not in vars(layer)
+    return layer.__class__ in _TAKE_RELU and _watcher is None and "forward" not in layer.__dict__
 
 
 class Sequential(Module):

@@ -54,7 +54,8 @@ class Node:
     Nodes refer to arrays and to earlier nodes only, never to Tensors: no reference cycles.
     """
 
-    __slots__ = ("args", "dtype", "op", "order", "params", "parents", "shape", "steps", "z")
+    __slots__ = ("args", "dtype", "op", "order", "params", "parents", "rules", "shape", "z")
+    spare = None  # only leaves have memory that waits for a gradient
 
 
 class Clock:
@@ -73,7 +74,7 @@ class Clock:
 class Leaf:
     """Where differentiation ends: the engine's side of a Tensor that requires grad."""
 
-    __slots__ = ("clock", "dtype", "grad", "order", "shape", "stale")
+    __slots__ = ("clock", "dtype", "grad", "order", "shape", "spare")
     op = None
     parents = ()
 
@@ -83,16 +84,19 @@ class Leaf:
         self.order = _tick()
         self.clock = Clock()
         self.grad = None
-        self.stale = False  # the memory in `grad` stands for zero: the next write overwrites it
+        self.spare = None  # the memory in `grad`, if it stands for zero and waits to be written
+
+    def zero(self) -> None:
+        """Let the next write overwrite what is there."""
+        self.spare = self.grad
 
     def accumulate(self, g: Array) -> None:
         """Add `g` into memory that this leaf owns (a rule may hand one array to two parents)."""
-        if self.grad is None:
-            self.grad = xp(g).empty_like(g)
-            self.stale = True
-        if self.stale:
-            self.grad[...] = g
-            self.stale = False
+        if self.spare is not None:
+            self.spare[...] = g
+            self.spare = None
+        elif self.grad is None:
+            self.grad = xp(g).asarray(g, copy=True)
         else:
             self.grad += g
 
@@ -164,9 +168,9 @@ class Tensor:
         leaf = self.node
         if not isinstance(leaf, Leaf):
             return None
-        if leaf.stale and leaf.grad is not None:
-            leaf.grad[...] = 0
-            leaf.stale = False
+        if leaf.spare is not None:
+            leaf.spare[...] = 0
+            leaf.spare = None
         return leaf.grad
 
     @grad.setter
@@ -182,17 +186,18 @@ class Tensor:
                 f"a gradient of shape {tuple(values.shape)} for a parameter of shape {self.shape}"
             )
         if values is not self.node.grad:
-            self.node.stale = True
+            self.node.zero()
             self.node.accumulate(values)
 
     def zero_grad(self) -> None:
         """Let the next `backward` start from zero."""
         if isinstance(self.node, Leaf):
-            self.node.stale = True
+            self.node.zero()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self._data.shape)
+        shape = self._data.shape
+        return shape if shape.__class__ is tuple else tuple(shape)
 
     @property
     def ndim(self) -> int:
@@ -409,17 +414,17 @@ class Op:
             positions |= set(range(code.co_argcount, 99))  # reads *args: keep them all
         return positions
 
-    def _plan(self, key: int) -> tuple[bool, list[int], list[tuple[int, Rule]]]:
+    def _plan(self, key: int) -> tuple[bool, list[int], list[Rule | None]]:
         """(keep z?, arguments to drop, rules to apply) for a call in which some are tracked.
 
         `key` in binary is a leading 1 and then one digit per argument, 1 if it is tracked.
         """
         digits = bin(key)[3:]
-        tracked = [i for i, digit in enumerate(digits) if digit == "1"]
-        steps = [(i, rule) for i in tracked if (rule := self.rules[i]) is not None]
-        reads = set().union(*(self.reads[i] for i, _ in steps))
+        rules = [self.rules[i] if digit == "1" else None for i, digit in enumerate(digits)]
+        applied = [self.reads[i] for i, rule in enumerate(rules) if rule is not None]
+        reads = set().union(*applied)
         unread = [i for i in range(len(digits)) if i + 2 not in reads]
-        self._plans[key] = (1 in reads, unread, steps)
+        self._plans[key] = (1 in reads, unread, rules)
         return self._plans[key]
 
     def __call__(self, *args: Any, **params: Any) -> Any:
@@ -440,8 +445,7 @@ class Op:
                 if a.__class__ not in _NUMBERS:
                     has_constant = True
         if has_constant and has_tensor:
-            like = next(a._data for a in args if a.__class__ is Tensor)
-            data = [a._data if a.__class__ is Tensor else _constant(a, like) for a in args]
+            _align(data, parents, args)
         for name in params:
             if params[name].__class__ is Tensor:
                 raise TypeError(f"{self.name}: pass the Tensor {name!r} by position, not by name")
@@ -460,13 +464,13 @@ class Op:
             result.node = self._pushed(result._data, data, parents, params)
             return result
         plan = self._plans.get(key)
-        keep_z, unread, steps = self._plan(key) if plan is None else plan
+        keep_z, unread, rules = self._plan(key) if plan is None else plan
         for i in unread:
             data[i] = None
         result.node = node = _new(Node)
         node.op, node.parents, node.args, node.params = self, parents, data, params
         node.z = z if keep_z else None
-        node.shape, node.dtype, node.steps = z.shape, z.dtype, steps
+        node.shape, node.dtype, node.rules = z.shape, z.dtype, rules
         node.order = _tick()
         return result
 
@@ -521,6 +525,16 @@ def _one(like: Array) -> Array:
     if one is None:
         one = _ones[kind] = xp(like).ones((), dtype=like.dtype, device=like.device)
     return one
+
+
+def _align(data: list, parents: list, args: Sequence[Any]) -> None:
+    """Bring the constants among `data` to the Tensors' library and precision."""
+    like = next(a._data for a in args if a.__class__ is Tensor)
+    for i, a in enumerate(args):
+        if parents[i] is None and a.__class__ is not Tensor:
+            if a.__class__ is np.ndarray is like.__class__ and a.dtype is like.dtype and a.ndim:
+                continue
+            data[i] = _constant(a, like)
 
 
 def _constant(a: Any, like: Array) -> Any:
@@ -615,72 +629,85 @@ def _walk(
     With `targets` None, leaves accumulate into their own memory; else the cotangents of the
     target nodes are returned. Without `retain_graph` each node is freed once it is done with.
     """
-    grads = {root.node: _seed_cotangent(root, cotangent, create_graph)}
+    cotangent = _seed_cotangent(root, cotangent, create_graph)
+    if root.node.op is None:
+        if targets is None:
+            root.node.accumulate(cotangent)
+        return {root.node: cotangent}
+    grads = {root.node: cotangent}
     nodes = _reachable(root.node)
     found: dict = {}
     while nodes:
         node = nodes.pop()
         g = grads.pop(node, None)
-        if targets is not None and node in targets and g is not None:
-            found[node] = g
-        op = node.op
-        if op is None:
-            if targets is None and g is not None:
-                node.accumulate(g)
-            continue
-        if g is None:
-            pass  # nothing that counts was made of it
-        elif op is CHECKPOINT:
-            top = _replay(node)
-            old = grads.get(top)
-            grads[top] = g if old is None else old + g
-            nodes += _reachable(top, since=node.order)
-        else:
-            parents, params, z, args = node.parents, node.params, node.z, node.args
-            if create_graph:
-                z = None if z is None else Tensor.wrap(z, node)
-                args = [
-                    a if p is None or a is None else Tensor.wrap(a, p)
-                    for a, p in zip(args, parents, strict=True)
-                ]
-                results = None
-            elif op.fused is not None:
-                out = [None] * len(parents)
-                for i, _ in node.steps:
-                    parent = parents[i]
-                    if parent.op is not None:
-                        out[i] = NEW
-                    elif targets is not None:
-                        out[i] = NEW if parent in targets else None
-                    elif parent.stale and parent.grad is not None and parents.count(parent) == 1:
-                        out[i] = parent.grad
-                    else:
-                        out[i] = NEW
-                results = op.fused(g, out, z, *args, **params)
-            else:
-                results = None
-            for i, rule in node.steps:
-                parent = parents[i]
-                leaf = parent.op is None
-                if leaf and targets is not None and parent not in targets:
-                    continue
-                d = rule(g, z, *args, **params) if results is None else results[i]
-                if d is None:  # a fused rule wrote it where it belongs
-                    parent.stale = False
-                    continue
-                if d.shape != parent.shape:
-                    d = _fitted(d, parent.shape, op, i)
-                if d.dtype is not parent.dtype and d.dtype != parent.dtype:
-                    d = astype(d, parent.dtype)
-                if leaf and targets is None:
-                    parent.accumulate(d)
+        if g is not None:  # else nothing that counts was made of it
+            if targets is not None and node in targets:
+                found[node] = g
+            op = node.op
+            if op is CHECKPOINT:
+                top = _replay(node)
+                if top.op is None and targets is None:
+                    top.accumulate(g)
                 else:
-                    old = grads.get(parent)
-                    grads[parent] = d if old is None else old + d
+                    old = grads.get(top)
+                    grads[top] = g if old is None else old + g
+                nodes += _reachable(top, since=node.order)
+            else:
+                parents = node.parents
+                fused = op.fused is not None and not create_graph
+                if fused:
+                    out = [
+                        None if p is None else NEW if p.spare is None else p.spare for p in parents
+                    ]
+                    if targets is not None:
+                        out = [_wanted(p, targets) and NEW for p in parents]
+                    results = op.fused(g, out, node.z, *node.args, **node.params)
+                else:
+                    results = _by_rules(node, g, targets, create_graph)
+                # Backwards, so that what a fused rule wrote comes before what is added to it.
+                for parent, d in zip(reversed(parents), reversed(results), strict=True):
+                    if parent is None:
+                        continue
+                    if d is None:
+                        if fused and targets is None:
+                            parent.spare = None  # written
+                        continue
+                    if d.shape != parent.shape:
+                        d = _fitted(d, parent.shape, op)
+                    if d.dtype is not parent.dtype and d.dtype != parent.dtype:
+                        d = astype(d, parent.dtype)
+                    if targets is None and parent.op is None:
+                        parent.accumulate(d)
+                    else:
+                        old = grads.get(parent)
+                        grads[parent] = d if old is None else old + d
         if not retain_graph:
             node.args = node.z = node.params = None
             node.parents = ()
+    if targets is not None:
+        found.update((leaf, grads[leaf]) for leaf in targets if leaf in grads)
     return found
+
+
+def _wanted(parent: Any, targets: set) -> Any:
+    """Whether a cotangent of `parent` counts, where those of some nodes are asked for."""
+    return None if parent is None or (parent.op is None and parent not in targets) else True
+
+
+def _by_rules(node: Node, g: Any, targets: set | None, create_graph: bool) -> list[Any]:
+    """One cotangent per argument, None where none is wanted; Tensors to record this pass too."""
+    parents, rules, params, z, args = node.parents, node.rules, node.params, node.z, node.args
+    if create_graph:
+        z = None if z is None else Tensor.wrap(z, node)
+        args = [
+            a if p is None or a is None else Tensor.wrap(a, p)
+            for a, p in zip(args, parents, strict=True)
+        ]
+    if targets is not None:
+        rules = [
+            rule if _wanted(p, targets) else None for p, rule in zip(parents, rules, strict=True)
+        ]
+    return [None if rule is None else rule(g, z, *args, **params) for rule in rules]
 
 
 def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
@@ -711,44 +738,47 @@ def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
     return cotangent
 
 
-def _fitted(d: Any, shape: tuple[int, ...], op: Op, i: int) -> Any:
+def _fitted(d: Any, shape: tuple[int, ...], op: Op) -> Any:
     """A rule's result, summed over broadcast axes; refused if that does not give the shape."""
     if len(d.shape) >= len(shape):
         d = unbroadcast(d, shape)
     if tuple(d.shape) != tuple(shape):
         raise GradientError(
-            f"rule {i} of {op.name} returned shape {tuple(d.shape)} for an argument of shape "
+            f"a rule of {op.name} returned shape {tuple(d.shape)} for an argument of shape "
             f"{tuple(shape)}: a rule's result has the shape of the output's cotangent"
         )
     return d
 
 
-def _reachable(root: Any, since: int = 0) -> list:
-    """All nodes under `root` made after `since`, oldest first; refuses what is spent."""
-    if root.order <= since:
+def _reachable(root: Any, since: int = 0) -> list[Node]:
+    """The nodes under `root` made after `since`, oldest first; refuses what is spent."""
+    if root.op is None or root.order <= since:
         return []
     seen, stack = {root}, [root]
     while stack:
         node = stack.pop()
-        if node.op is None:
-            continue
         if node.args is None:
             raise GradientError(
                 "this graph was already walked and its activations are freed: run the forward "
                 "pass again, or call the first backward with retain_graph=True"
             )
         for parent in node.parents:
-            if parent is None or parent in seen:
+            if parent is None:
                 continue
-            if parent.op is None and parent.clock.changed > node.order:
-                raise GradientError(
-                    f"a parameter of shape {tuple(parent.shape)} changed after the forward pass "
-                    f"({node.op.name}) that used it: run the forward pass again after a step"
-                )
-            if parent.order > since:
+            if parent.op is None:
+                if parent.clock.changed > node.order:
+                    raise GradientError(
+                        f"a parameter of shape {tuple(parent.shape)} changed after the forward "
+                        f"pass ({node.op.name}) that used it: run the forward pass again after a "
+                        "step"
+                    )
+            elif parent not in seen and parent.order > since:
                 seen.add(parent)
                 stack.append(parent)
-    return sorted(seen, key=operator.attrgetter("order"))
+    return sorted(seen, key=_age)
+
+
+_age = operator.attrgetter("order")
 
 
 # --- computing activations again instead of keeping them ------------------------------------------
@@ -784,7 +814,7 @@ def checkpoint(f: Callable[..., Tensor], *args: Any) -> Tensor:
     if z.node is None or z.node.order < born:
         return z
     node = _new(Node)
-    node.op, node.params, node.z, node.steps = CHECKPOINT, {}, None, ()
+    node.op, node.params, node.z, node.rules = CHECKPOINT, {}, None, ()
     inner = _reachable(z.node, since=born)
     outer = {p: None for n in inner for p in n.parents if p is not None and p.order < born}
     node.parents, node.args = list(outer), [f, args, randomness]
