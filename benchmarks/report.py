@@ -306,15 +306,11 @@ def memory_words(scaling: dict[str, Any]) -> str:
     )
     flat = abs(layer["infer"]) < 0.01
     text += ", whatever the depth. " if flat else f", and {number(layer['infer'])} more per layer. "
-    if "checkpoint" in peak:
-        text += (
-            f"With checkpoints after every √depth layers, {depth} layers take "
-            f"{number(peak['checkpoint'])} activations instead of {number(peak['train'])}"
-        )
-        if scaling.get("checkpoint_time"):
-            text += f", for {number(scaling['checkpoint_time'])} times the time"
-        text += ". "
-    return text.strip()
+    least, most = number(peak["checkpoint"]), number(peak["train"])
+    return (
+        f"{text}With √depth checkpoints, {depth} layers take {least} activations, not {most}, "
+        f"for {number(scaling['checkpoint_time'])} times the time."
+    )
 
 
 def overhead_words(scaling: dict[str, Any]) -> str:
@@ -476,12 +472,12 @@ def growth_figure(growth: dict[str, Any]) -> str:
 
 def memory_figure(memory: dict[str, Any]) -> str:
     last = {name: number(values[-1]) for name, values in memory["peak"].items()}
-    depth = memory["depth"][-1]
-    checkpoints = f", {last['checkpoint']} with checkpoints" if "checkpoint" in last else ""
+    said = (
+        f"At depth {memory['depth'][-1]} training takes {last['train']}, with √depth checkpoints "
+        f"{last['checkpoint']}, and inference {last['infer']}."
+    )
     return figure(
         "memory",
-        f"Peak memory against depth, in activations: at depth {depth} training takes "
-        f"{last['train']}{checkpoints}, inference {last['infer']}.",
-        f"Peak memory against depth, in units of one activation. At depth {depth} training takes "
-        f"{last['train']}{checkpoints}, inference {last['infer']}.",
+        f"Peak memory against depth, in activations: three curves. {said}",
+        f"Peak memory against depth, in units of one activation. {said}",
     )

@@ -20,22 +20,29 @@ def dense(params, stats, x):
 
 
 def residual(params, stats, x):
-    new = []
-    for i, (mean, var) in enumerate(stats):
-        weight, bias, gamma, beta = params[4 * i : 4 * i + 4]
+    """The blocks' parameters are stacked, and the network is a scan over them."""
+
+    def block(x, one):
+        weight, bias, gamma, beta, mean, var = one
         a = x @ weight.T + bias
         m, v = a.mean(0), a.var(0)
-        new.append((0.9 * mean + 0.1 * m, 0.9 * var + 0.1 * v * len(x) / (len(x) - 1)))
-        x = x + jax.nn.relu((a - m) * lax.rsqrt(v + 1e-5) * gamma + beta)
-    return x @ params[-2].T + params[-1], new
+        new = 0.9 * mean + 0.1 * m, 0.9 * var + 0.1 * v * len(x) / (len(x) - 1)
+        return x + jax.nn.relu((a - m) * lax.rsqrt(v + 1e-5) * gamma + beta), new
+
+    *blocks, weight, bias = params
+    x, stats = lax.scan(block, x, (*blocks, *stats))
+    return x @ weight.T + bias, stats
 
 
 def conv(params, stats, x):
+    layout = ("NHWC", "OIHW", "NHWC")
+    x = x.transpose(0, 2, 3, 1)
     for weight, bias in ((params[0], params[1]), (params[2], params[3])):
-        x = lax.conv_general_dilated(x, weight, (1, 1), "SAME") + bias[:, None, None]
-        x = jax.nn.relu(x)
-        x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
-    return x.reshape(len(x), -1) @ params[4].T + params[5], stats
+        x = lax.conv_general_dilated(x, weight, (1, 1), "SAME", dimension_numbers=layout)
+        x = jax.nn.relu(x + bias)
+        n, h, w, c = x.shape
+        x = x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))  # reduce_window takes twice as long
+    return x.transpose(0, 3, 1, 2).reshape(len(x), -1) @ params[4].T + params[5], stats
 
 
 def loss(network, params, stats, x, y):
@@ -55,7 +62,11 @@ def adam(params, grads, m, v, t, lr):
 
 
 def build(w: Workload, lr: float) -> Step:
-    start = [jnp.array(a) for a in initial(w)]
+    start = initial(w)
+    blocks = len(w.widths) - 2 if w.kind == "residual" else 0
+    if blocks:
+        start = [np.stack(start[i : 4 * blocks : 4]) for i in range(4)] + start[-2:]
+    start = [jnp.array(a) for a in start]
     if w.kind == "quadratic":
         hessian = jnp.asarray(HESSIAN)
 
@@ -74,8 +85,9 @@ def build(w: Workload, lr: float) -> Step:
             params, m, v = adam(params, grads, m, v, t + 1, lr)
             return value, (params, stats, m, v, t + 1)
 
-        blocks = len(w.widths) - 2 if w.kind == "residual" else 0
-        stats = [(jnp.zeros(n), jnp.ones(n)) for n in w.widths[1 : blocks + 1]]
+        stats = (
+            (jnp.zeros((blocks, w.widths[1])), jnp.ones((blocks, w.widths[1]))) if blocks else ()
+        )
         state = (start, stats, *([jnp.zeros_like(p) for p in start] for _ in "mv"), jnp.float32(0))
     step = jax.jit(step, donate_argnums=range(len(state)))
 
@@ -85,6 +97,9 @@ def build(w: Workload, lr: float) -> Step:
         return value.block_until_ready()
 
     def now():
-        return [np.array(p) for p in (state if w.kind == "quadratic" else state[0])]
+        arrays = [np.array(p) for p in (state if w.kind == "quadratic" else state[0])]
+        if blocks:
+            arrays = [a[i] for i in range(blocks) for a in arrays[:4]] + arrays[4:]
+        return arrays
 
     return Step(take, now)
