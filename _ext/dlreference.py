@@ -96,7 +96,9 @@ class Described:
         super().add_target_and_index(name_cls, sig, signode)
         domain = self.env.domains["py"]
         for alias in self.package.aliases(self.entry):
-            domain.note_object(alias, self.objtype, signode["ids"][-1], True, location=signode)
+            domain.note_object(alias, self.objtype, signode["ids"][0], True, location=signode)
+        # The list beside the page marks where the reader is, and finds no id with a dot.
+        signode["ids"].insert(0, signode["ids"][0].replace(".", "-"))
 
     def transform_content(self, content):
         content += body(self.package, self.entry)

@@ -200,7 +200,8 @@ def _ancestors(file, files, statement) -> list[tuple[_File, ast.ClassDef]]:
 
 def _constructor(line) -> str:
     for file, statement in line:
-        if any("dataclass" in ast.unparse(mark) for mark in statement.decorator_list):
+        marks = [ast.unparse(mark) for mark in (*statement.decorator_list, *statement.bases)]
+        if any(re.match("(dataclass|NamedTuple)", mark) for mark in marks):
             fields = [f for f in statement.body if isinstance(f, ast.AnnAssign)]
             return f"({', '.join(f.target.id + _default(file, f.value) for f in fields)})"
         for f in statement.body:
@@ -488,7 +489,7 @@ def _add_block(doc: Doc, lines: list[str]) -> None:
             else:
                 items[-1] += " " + line.strip()
         doc.blocks.append(("list", items))
-    elif re.search("[=←≈]", text) and not re.search(r"[.:;?]$", text):
+    elif re.search("[=←≈]", text) and not re.search(r"[.,:;?]$", text):
         doc.blocks.append(("formula", [line.strip() for line in lines]))
     else:
         doc.blocks.append(("text", [text]))

@@ -5,10 +5,12 @@ Build it first: `make book`.
 
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
 import threading
+import zlib
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -143,6 +145,29 @@ def test_page_says_what_it_is(page):
     ]
     for above, below in zip(levels, levels[1:], strict=False):
         assert below <= above + 1, f"{page} jumps from h{above} to h{below}"
+
+
+def test_the_reference_has_a_place_for_every_public_name():
+    """Under the names that other books and the search use, and each with its code."""
+    packed = (SITE / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    lines = zlib.decompress(packed).decode().splitlines()
+    places = {line.split(" ")[0]: line.split(" ")[3] for line in lines if " py:" in line}
+    defined = re.compile(r"(?m)^(?:(?:def|class) ([A-Za-z]\w*)|([A-Za-z]\w*)(?:: [^=]+)? = )")
+    count = 0
+    for path in (ROOT / "dlmini").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for match in defined.finditer(path.read_text(encoding="utf-8")):
+            name = match[1] or match[2]
+            page, _, place = places[f"{module}.{name}"].partition("#")
+            place = place.replace("$", f"{module}.{name}")
+            assert place in anchors(page), f"{module}.{name}"
+            [entry] = page_soup(page).select(f"dt:has([id='{place}']), dt[id='{place}']")
+            shown = entry.find_parent("dl").select_one("details.dl-source, dt .property")
+            assert shown, f"{module}.{name} shows no code"
+            assert name in shown.find_parent("dl").get_text()
+            count += 1
+    assert count > 150
+    assert places["dlmini.relu"] == places["dlmini.ops.relu"].replace("$", "dlmini.ops.relu")
 
 
 # What happens in a browser with the network off
@@ -385,3 +410,62 @@ def test_paper_shows_solutions_and_hides_buttons(visit):
     )
     assert not tab.locator(".bd-sidebar-primary").is_visible()
     assert not tab.locator(".bd-header-article").is_visible()
+
+
+@needs_browser
+def test_the_code_of_a_name_opens_by_keyboard(visit):
+    one = visit()
+    tab = one.open("chapters/api/optimizers.html#dlmini.optim.clip_grad_norm")
+    entry = tab.locator("dl.py:has(> dt [id='dlmini.optim.clip_grad_norm'])")
+    assert "min(1, max_norm/‖g‖)" in entry.inner_text()
+    code = entry.locator("details pre")
+    assert not code.is_visible()
+    entry.locator("summary").focus()
+    tab.keyboard.press("Enter")
+    assert code.inner_text().startswith("def clip_grad_norm(")
+    assert one.trouble == []
+
+
+@needs_browser
+def test_search_finds_a_function_and_not_every_line_of_code_with_its_name(visit):
+    one = visit()
+    tab = one.open("search.html?q=clip_grad_norm")
+    tab.wait_for_selector("#search-results li a")
+    tab.wait_for_load_state("networkidle")
+    found = tab.locator("#search-results li a").evaluate_all(TARGETS)
+    assert "optimizers.html#dlmini.optim.clip_grad_norm" in found[0]
+    words = json.loads((SITE / "searchindex.js").read_text()[len("Search.setIndex(") : -1])
+    assert "strict" not in words["terms"], "the search reads the code of the reference"
+    assert one.trouble == []
+
+
+CONTRAST = """selector => {
+    const parts = colour => (colour.match(/[\\d.]+/g) || []).map(Number);
+    const light = colour => { const [r, g, b] = parts(colour).map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    const ground = e => { for (; e; e = e.parentElement) {
+        const c = getComputedStyle(e).backgroundColor, p = parts(c);
+        if (p.length === 3 || p[3] === 1) return c; } return 'rgb(255, 255, 255)'; };
+    return [...document.querySelectorAll(selector)].filter(e => e.textContent.trim()).map(e => {
+        const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+        return [(a + 0.05) / (b + 0.05), e.outerHTML.slice(0, 100)]; }); }"""
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_reference_is_legible(visit, scheme):
+    one = visit(color_scheme=scheme)
+    for page in ("chapters/api.html", "chapters/api/optimizers.html#dlmini.optim.Adam"):
+        tab = one.open(page)
+        tab.evaluate("document.querySelectorAll('article details').forEach(d => d.open = true)")
+        for selector in (
+            "dt.sig span, dt.sig em",
+            ".dl-fields :is(dt, dd, code)",
+            ".dl-source :is(summary, .dl-file, pre span)",
+            ".dl-index :is(th a code, td)",
+        ):
+            found = tab.evaluate(CONTRAST, selector)
+            assert found or "api.html" in page or selector.startswith(".dl-index")
+            faint = [each for each in found if each[0] < 4.5]
+            assert not faint, faint[:3]
