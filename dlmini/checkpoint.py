@@ -56,7 +56,11 @@ class Keeper:
         }
 
     def start(self, resume: bool, steps: int) -> None:
-        """Go on from the file if it is there and `resume` is set; `steps` is where the run ends."""
+        """Go on from the file if it is there and `resume` is set; `steps` is where the run ends.
+
+        Raises:
+            CheckpointError: the file is in the way, damaged or of another run; there is no folder.
+        """
         if not self.path.parent.is_dir():
             raise CheckpointError(
                 f"the folder {str(self.path.parent)!r} for the checkpoint does not exist: make it"
@@ -157,6 +161,10 @@ class Keeper:
 
 def load_network(path: str | os.PathLike, net: Module) -> dict[str, Any]:
     """Put the parameters and running statistics of a checkpoint into `net` (see `train.load`).
+
+    Args:
+        path: of the checkpoint.
+        net: a network of the same architecture.
 
     Returns:
         The fields of the run's history.

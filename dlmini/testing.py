@@ -21,7 +21,14 @@ def _track(inputs: Sequence[Any]) -> list[Tensor]:
 def central_difference(
     f: Callable[..., Any], inputs: Sequence[Any], cotangent: Any, i: int, step: float = 1e-6
 ) -> np.ndarray:
-    """d Σ(cotangent·f)/d inputs[i] by (f(x+h) − f(x−h))/2h, one entry at a time."""
+    """d Σ(cotangent·f)/d inputs[i] by (f(x+h) − f(x−h))/2h, one entry at a time.
+
+    Args:
+        f, inputs: as `gradcheck`.
+        cotangent: weights of the entries of f.
+        i: which of the inputs to move.
+        step: h.
+    """
     weights = backend.to_numpy(cotangent)
     base = [backend.to_numpy(x).astype(float) for x in inputs]
     result = np.zeros_like(base[i])
@@ -94,7 +101,11 @@ def gradgradcheck(
     rtol: float = 1e-5,
     atol: float = 1e-6,
 ) -> None:
-    """`gradcheck` of the backward pass itself: second derivatives in random directions."""
+    """`gradcheck` of the backward pass itself: second derivatives in random directions.
+
+    Args:
+        f, inputs, rng, rtol, atol: as `gradcheck`.
+    """
     rng = rng or np.random.default_rng(1)
     output = f(*_track(inputs))
     cotangent = backend.like(rng.standard_normal(output.shape), output.data)
