@@ -9,6 +9,7 @@ import numpy as np
 from . import backend
 from .backend import Array, xp
 from .ops import (
+    _product,
     exp,
     matmul,
     mean,
@@ -22,14 +23,9 @@ from .ops import (
     var,
     where,
 )
-from .tensor import NEW, Op, ShapeError, Tensor, op, operand
+from .tensor import Op, ShapeError, Tensor, deliver, op, operand, write
 
 # --- kernels that several layers share ------------------------------------------------------------
-
-
-def _product(x: Array) -> Any:
-    """The product of matrices like x. np.dot starts a microsecond sooner than np.matmul."""
-    return np.dot if x.__class__ is np.ndarray else xp(x).matmul
 
 
 @functools.lru_cache(256)
@@ -42,16 +38,6 @@ def _column_sums(g: Any, out: Any = None) -> Any:
     if g.__class__ is Tensor:
         return sum(g, 0)
     return _product(g)(g.T, _ones(xp(g), g.shape[0], g.dtype, g.device), out=out)
-
-
-def _into(out: Any, function: Any, *args: Array) -> Any:
-    """function(*args) as a fused rule owes it: into a gradient's memory, or as a new array."""
-    if out is None:
-        return None
-    if out is NEW or out.dtype != args[0].dtype:
-        return function(*args)
-    function(*args, out=out)
-    return None
 
 
 def _gated(g: Any, z: Any) -> Any:
@@ -99,12 +85,12 @@ def _linear_jvp(tangents, z, x, weight, bias=None):
 
 def _linear_fused(g, out, z, x, weight, bias=None):
     product = _product(g)
-    to_input = None if out[0] is None else product(g, weight)
-    to_weight = _into(out[1], product, g.T, x)
+    to_input = write(out[0], product, g, weight)
+    to_weight = write(out[1], product, g.T, x)
     if len(out) == 2:
         return to_input, to_weight
     ones = _ones(xp(g), g.shape[0], g.dtype, g.device)
-    return to_input, to_weight, _into(out[2], product, g.T, ones)
+    return to_input, to_weight, write(out[2], product, g.T, ones)
 
 
 _linear = op(
@@ -277,9 +263,9 @@ def _conv_jvp(tangents, z, x, w, bias=None, **options):
 
 def _conv_fused(g, out, z, x, w, bias=None, **options):
     return (
-        None if out[0] is None else _conv_to_input(g, w, **options),
-        None if out[1] is None else _conv_to_weight(g, x, **options),
-        *(_into(memory, _column_sums, _pixels(g)) for memory in out[2:]),
+        None if out[0] is None else deliver(out[0], _conv_to_input(g, w, **options)),
+        None if out[1] is None else deliver(out[1], _conv_to_weight(g, x, **options)),
+        *(write(memory, _column_sums, _pixels(g)) for memory in out[2:]),
     )
 
 
@@ -510,17 +496,16 @@ def _normalise_fused(g, out, z, x, weight, bias, axis, eps, memo):
     weighted = g * hat
     to_weight, to_bias = product(ones, weighted), product(ones, g)
     if out[0] is None:
-        return None, to_weight, to_bias
-    if axis == 1:
+        d = None
+    elif axis == 1:
         d = _normalise_input_rule(g, z, x, weight, bias, axis, eps, memo)
-        return d, to_weight, to_bias
-    # γ and σ are constant down a column: h = γ g need not be made
-    n = g.shape[0]
-    d = xp(g).multiply(hat, to_weight * (-1.0 / n), out=weighted)
-    d += g
-    d -= to_bias * (1.0 / n)
-    d *= weight * memo["scale"]
-    return d, to_weight, to_bias
+    else:  # γ and σ are constant down a column: h = γ g need not be made
+        n = g.shape[0]
+        d = xp(g).multiply(hat, to_weight * (-1.0 / n), out=weighted)
+        d += g
+        d -= to_bias * (1.0 / n)
+        d *= weight * memo["scale"]
+    return deliver(out[0], d), deliver(out[1], to_weight), deliver(out[2], to_bias)
 
 
 _normalise = op(

@@ -11,6 +11,7 @@ import dis
 import functools
 import inspect
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -54,7 +55,7 @@ class Node:
     Nodes refer to arrays and to earlier nodes only, never to Tensors: no reference cycles.
     """
 
-    __slots__ = ("args", "dtype", "op", "order", "params", "parents", "rules", "shape", "z")
+    __slots__ = ("args", "dtype", "op", "order", "params", "parents", "shape", "steps", "z")
     spare = None  # only leaves have memory that waits for a gradient
 
 
@@ -376,9 +377,10 @@ class Op:
             argument, so that the function itself serves; `"scalar"`: z is one number; or a
             function of (tangents, z, *args, **params), where a tangent is None for a constant.
         fused: `fused(g, out, z, *args, **params)`, a fast path for all rules at once on raw
-            arrays: it returns one cotangent per argument. `out[i]` is None where none is wanted,
-            else NEW, or the memory of a parameter's gradient: a rule that has written its
-            result there returns None instead. Tested equal to the rules.
+            arrays, that returns one cotangent per argument. Where `out[i]` is None it returns
+            None; where it is NEW, an array; else it writes into `out[i]`, the memory of a
+            parameter's gradient, and returns None (see `write`, `deliver`). Tested equal to
+            the rules.
     """
 
     __slots__ = ("_plans", "forward", "fused", "jvp", "name", "reads", "rules")
@@ -414,17 +416,17 @@ class Op:
             positions |= set(range(code.co_argcount, 99))  # reads *args: keep them all
         return positions
 
-    def _plan(self, key: int) -> tuple[bool, list[int], list[Rule | None]]:
+    def _plan(self, key: int) -> tuple[bool, list[int], list[tuple[int, Rule]]]:
         """(keep z?, arguments to drop, rules to apply) for a call in which some are tracked.
 
         `key` in binary is a leading 1 and then one digit per argument, 1 if it is tracked.
         """
         digits = bin(key)[3:]
-        rules = [self.rules[i] if digit == "1" else None for i, digit in enumerate(digits)]
-        applied = [self.reads[i] for i, rule in enumerate(rules) if rule is not None]
-        reads = set().union(*applied)
+        tracked = [i for i, digit in enumerate(digits) if digit == "1"]
+        steps = [(i, rule) for i in tracked if (rule := self.rules[i]) is not None]
+        reads = set().union(*(self.reads[i] for i, _ in steps))
         unread = [i for i in range(len(digits)) if i + 2 not in reads]
-        self._plans[key] = (1 in reads, unread, rules)
+        self._plans[key] = (1 in reads, unread, steps)
         return self._plans[key]
 
     def __call__(self, *args: Any, **params: Any) -> Any:
@@ -464,13 +466,13 @@ class Op:
             result.node = self._pushed(result._data, data, parents, params)
             return result
         plan = self._plans.get(key)
-        keep_z, unread, rules = self._plan(key) if plan is None else plan
+        keep_z, unread, steps = self._plan(key) if plan is None else plan
         for i in unread:
             data[i] = None
         result.node = node = _new(Node)
         node.op, node.parents, node.args, node.params = self, parents, data, params
         node.z = z if keep_z else None
-        node.shape, node.dtype, node.rules = z.shape, z.dtype, rules
+        node.shape, node.dtype, node.steps = z.shape, z.dtype, steps
         node.order = _tick()
         return result
 
@@ -652,35 +654,35 @@ def _walk(
                     old = grads.get(top)
                     grads[top] = g if old is None else old + g
                 nodes += _reachable(top, since=node.order)
+                parents, steps = (), ()
             else:
-                parents = node.parents
-                fused = op.fused is not None and not create_graph
-                if fused:
-                    out = [
-                        None if p is None else NEW if p.spare is None else p.spare for p in parents
+                parents, steps, params = node.parents, node.steps, node.params
+                z, args, results = node.z, node.args, None
+                if create_graph:
+                    z = None if z is None else Tensor.wrap(z, node)
+                    args = [
+                        a if p is None or a is None else Tensor.wrap(a, p)
+                        for a, p in zip(args, parents, strict=True)
                     ]
-                    if targets is not None:
-                        out = [_wanted(p, targets) and NEW for p in parents]
-                    results = op.fused(g, out, node.z, *node.args, **node.params)
+                elif op.fused is not None:
+                    results = op.fused(g, _memory(parents, targets), z, *args, **params)
+            for i, rule in steps:
+                parent = parents[i]
+                leaf = parent.op is None
+                if leaf and targets is not None and parent not in targets:
+                    continue
+                d = rule(g, z, *args, **params) if results is None else results[i]
+                if d is None:
+                    continue  # a fused rule wrote it where it belongs
+                if d.shape != parent.shape:
+                    d = _fitted(d, parent.shape, op)
+                if d.dtype is not parent.dtype and d.dtype != parent.dtype:
+                    d = astype(d, parent.dtype)
+                if leaf and targets is None:
+                    parent.accumulate(d)
                 else:
-                    results = _by_rules(node, g, targets, create_graph)
-                # Backwards, so that what a fused rule wrote comes before what is added to it.
-                for parent, d in zip(reversed(parents), reversed(results), strict=True):
-                    if parent is None:
-                        continue
-                    if d is None:
-                        if fused and targets is None:
-                            parent.spare = None  # written
-                        continue
-                    if d.shape != parent.shape:
-                        d = _fitted(d, parent.shape, op)
-                    if d.dtype is not parent.dtype and d.dtype != parent.dtype:
-                        d = astype(d, parent.dtype)
-                    if targets is None and parent.op is None:
-                        parent.accumulate(d)
-                    else:
-                        old = grads.get(parent)
-                        grads[parent] = d if old is None else old + d
+                    old = grads.get(parent)
+                    grads[parent] = d if old is None else old + d
         if not retain_graph:
             node.args = node.z = node.params = None
             node.parents = ()
@@ -689,25 +691,41 @@ def _walk(
     return found
 
 
-def _wanted(parent: Any, targets: set) -> Any:
-    """Whether a cotangent of `parent` counts, where those of some nodes are asked for."""
-    return None if parent is None or (parent.op is None and parent not in targets) else True
+def _memory(parents: Sequence[Any], targets: set | None) -> list[Any]:
+    """For a fused rule: what is wanted, and the gradients' memory that waits to be written.
+
+    Memory is handed out once: a leaf that stands here twice gets its second part added.
+    """
+    out: list[Any] = []
+    for p in parents:
+        if p is None or (targets is not None and p.op is None and p not in targets):
+            out.append(None)
+        elif targets is not None or p.spare is None:
+            out.append(NEW)
+        else:
+            out.append(p.spare)
+            p.spare = None
+    return out
 
 
-def _by_rules(node: Node, g: Any, targets: set | None, create_graph: bool) -> list[Any]:
-    """One cotangent per argument, None where none is wanted; Tensors to record this pass too."""
-    parents, rules, params, z, args = node.parents, node.rules, node.params, node.z, node.args
-    if create_graph:
-        z = None if z is None else Tensor.wrap(z, node)
-        args = [
-            a if p is None or a is None else Tensor.wrap(a, p)
-            for a, p in zip(args, parents, strict=True)
-        ]
-    if targets is not None:
-        rules = [
-            rule if _wanted(p, targets) else None for p, rule in zip(parents, rules, strict=True)
-        ]
-    return [None if rule is None else rule(g, z, *args, **params) for rule in rules]
+def write(out: Any, function: Any, *args: Any) -> Any:
+    """function(*args) as a fused rule owes it: not at all, as a new array, or into memory."""
+    if out is None:
+        return None
+    if out is NEW:
+        return function(*args)
+    if out.dtype != args[0].dtype:
+        return deliver(out, function(*args))
+    function(*args, out=out)
+    return None
+
+
+def deliver(out: Any, d: Any) -> Any:
+    """The cotangent `d` as a fused rule owes it; summed over what was broadcast, if into memory."""
+    if out is None or out is NEW:
+        return None if out is None else d
+    out[...] = unbroadcast(d, out.shape)
+    return None
 
 
 def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
@@ -814,7 +832,7 @@ def checkpoint(f: Callable[..., Tensor], *args: Any) -> Tensor:
     if z.node is None or z.node.order < born:
         return z
     node = _new(Node)
-    node.op, node.params, node.z, node.rules = CHECKPOINT, {}, None, ()
+    node.op, node.params, node.z, node.steps = CHECKPOINT, {}, None, ()
     inner = _reachable(z.node, since=born)
     outer = {p: None for n in inner for p in n.parents if p is not None and p.order < born}
     node.parents, node.args = list(outer), [f, args, randomness]
@@ -929,8 +947,18 @@ _unbroadcast = op(
     name="unbroadcast",
     jvp="linear",
 )
+
+
+def _repeated(x, shape, source):
+    if x.__class__ is np.ndarray and math.prod(shape) < 10_000:  # a copy is made sooner than a view
+        out = np.empty(shape, x.dtype)
+        out[...] = x
+        return out
+    return xp(x).broadcast_to(x, shape)
+
+
 _broadcast = op(
-    lambda x, shape, source: xp(x).broadcast_to(x, shape),
+    _repeated,
     lambda g, z, x, shape, source: _unbroadcast(g, shape=source, source=shape),
     name="broadcast_to",
     jvp="linear",

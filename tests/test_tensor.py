@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import dlmini as dl
-from dlmini import GradientError, ShapeError, Tensor
-from dlmini.tensor import Op
+from dlmini import GradientError, ShapeError, Tensor, functional
+from dlmini.flat import pack
+from dlmini.tensor import Leaf, Op
 
 
 def parameter(*values):
@@ -450,3 +451,43 @@ def test_every_op_has_one_rule_per_argument():
                     continue  # made of another op
                 assert len(value.rules) <= code.co_argcount, value
                 assert value.rules or value is dl.tensor.CHECKPOINT
+
+
+@pytest.mark.parametrize("name", ["matmul", "linear", "conv2d", "batch_norm", "layer_norm"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fused_rules_fill_the_memory_of_gradients_as_the_rules_do(name, dtype):
+    rng = np.random.default_rng(0)
+    shapes, layer = {
+        "matmul": ([(2, 3, 4), (4, 5)], dl.matmul),
+        "linear": ([(3, 4), (5, 4), (5,)], functional.linear),
+        "conv2d": ([(2, 3, 5, 5), (4, 3, 3, 3), (4,)], functional.conv2d),
+        "batch_norm": ([(6, 3), (3,), (3,)], lambda *a: functional.batch_norm(*a)[0]),
+        "layer_norm": ([(6, 3), (3,), (3,)], functional.layer_norm),
+    }[name]
+    inputs = [
+        Tensor.wrap(a, Leaf(a)) for a in (rng.standard_normal(s).astype(dtype) for s in shapes)
+    ]
+    inputs[-1] = parameter(*rng.standard_normal(shapes[-1]))  # another precision
+    pack(inputs[:-1])
+    z = layer(*inputs)
+    cotangent = Tensor(rng.standard_normal(z.shape))
+    by_rules = dl.grad(z, inputs, cotangent, create_graph=True)
+    z.backward(cotangent, retain_graph=True)  # into memory
+    for t, g in zip(inputs, by_rules, strict=True):
+        assert t.grad == pytest.approx(g.numpy(), rel=1e-4, abs=1e-5)
+        assert t.grad.dtype == t.dtype
+    z.backward(cotangent)  # added to it
+    for t, g in zip(inputs, by_rules, strict=True):
+        assert t.grad == pytest.approx(2 * g.numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_a_parameter_that_meets_itself_in_a_fused_operation():
+    w = parameter([1.0, 2.0], [3.0, 4.0])
+    pack([w])
+    w.zero_grad()
+    dl.matmul(w, w).sum().backward()
+    expected = np.ones((2, 2)) @ w.data.T + w.data.T @ np.ones((2, 2))
+    assert w.grad == pytest.approx(expected)
+    w.zero_grad()
+    functional.linear(w, w).sum().backward()
+    assert w.grad == pytest.approx(np.ones((2, 2)) @ w.data + np.ones((2, 2)).T @ w.data)
