@@ -71,6 +71,7 @@ endif
 
 bench: $(BENCH)/.installed
 	$(BENCH)/bin/python -m benchmarks
+	$(BENCH)/bin/python -m benchmarks c f --threads 2 --only torch-fused numpy dlmini-numpy dlmini-torch
 	$(BENCH)/bin/python -m benchmarks scaling
 	$(BENCH)/bin/python -m benchmarks report
 

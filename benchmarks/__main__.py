@@ -56,7 +56,7 @@ def compare(names: list[str], options: argparse.Namespace) -> dict[str, Any]:
             print(f"  {chosen[key].label:26} left out: {why}", flush=True)
         found[name] = {
             "contenders": lines, "left_out": left, "rounds": options.rounds * options.processes,
-            "processes": options.processes, "threads": options.threads,
+            "processes": options.processes, "threads": options.threads, "gpu": records[BASE].gpu,
         }  # fmt: skip
     return found
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument(
         "what", nargs="*", help=f"'scaling', 'report', or some of {' '.join(WORKLOADS)}; all"
     )
-    parser.add_argument("--rounds", type=int, default=6, help="turns in one process (6)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns in one process (5)")
     parser.add_argument("--processes", type=int, default=2, help="one after the other (2)")
     parser.add_argument("--threads", type=int, default=1, help="of each library (1)")
     parser.add_argument("--only", nargs="+", help=f"contenders: {' '.join(turns.TABLES['cpu'])}")
@@ -99,7 +99,7 @@ def main() -> None:
         if options.only and BASE not in options.only:
             options.only.insert(0, BASE)
         section = "cuda" if options.cuda else "steps"
-        if options.threads > 1:
+        if options.threads > 1 and not options.cuda:
             section += f"_{options.threads}_threads"
         for name in names:
             results.save({section: compare([name], options)}, options.out)

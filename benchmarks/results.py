@@ -45,13 +45,20 @@ def save(part: dict[str, Any], path: Path = RESULTS) -> None:
     """Put `part` ({section: {name: what}}) in the place of what the file holds under these names.
 
     What was measured on another machine or with other versions is dropped: a table mixes nothing.
+    Only the section "cuda" may come from another machine, the one with the GPU.
     """
-    here = setting()
+    here = setting() | {"date": datetime.date.today().isoformat()}
     known = load(path)
-    if {key: known.get(key) for key in here} != here:
-        known = {}
-    known |= here | {"date": datetime.date.today().isoformat()}
     for section, content in part.items():
+        if section == "cuda":
+            before = known.get(section, {})
+            same = all(before.get(key) == here[key] for key in ("machine", "versions"))
+            known[section] = (before if same else {}) | here
+            known[section].setdefault("steps", {}).update(content)
+            continue
+        if any(known.get(key) != here[key] for key in ("machine", "versions")):
+            known = {"cuda": known["cuda"]} if "cuda" in known else {}
+        known |= here
         known.setdefault(section, {}).update(content)
     text = json.dumps(rounded(known), indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

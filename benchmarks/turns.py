@@ -61,7 +61,7 @@ class Turn:
     def __init__(self, contender: Contender, device: str):
         self.contender, self.device = contender, device
 
-    def build(self, workload: dict[str, Any]) -> dict[str, float]:
+    def build(self, workload: dict[str, Any]) -> dict[str, Any]:
         workload["widths"] = tuple(workload["widths"])
         begin = time.perf_counter()
         self.step = self.contender.build(Workload(**workload)).take
@@ -71,7 +71,8 @@ class Turn:
         for _ in range(3 if once < LONG else 1):
             once = min(once, self.steps(1))
         self.count = max(1, int(SLICE / once))
-        return {"first_s": first, "step_s": once}
+        gpu = sys.modules["torch"].cuda.get_device_name() if self.device == "cuda" else None
+        return {"first_s": first, "step_s": once, "gpu": gpu}
 
     def steps(self, count: int) -> float:
         self.wait()
@@ -111,7 +112,7 @@ class Process:
             env=environment(threads),
         )  # fmt: skip
 
-    def ask(self, **request: Any) -> dict[str, float]:
+    def ask(self, **request: Any) -> dict[str, Any]:
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
@@ -127,7 +128,7 @@ class Process:
             raise Left(answer["error"])
         return answer
 
-    def build(self, workload: Workload) -> dict[str, float]:
+    def build(self, workload: Workload) -> dict[str, Any]:
         return self.ask(build=asdict(workload))
 
     def take(self) -> dict[str, float]:
@@ -147,6 +148,7 @@ class Record:
         self.us: dict[int, float] = {}
         self.first_s: list[float] = []
         self.threads: list[float] = []
+        self.gpu: str | None = None
 
 
 def measure(
@@ -177,6 +179,7 @@ def measure(
                 try:
                     built = alive[key].build(workload)
                     records[key].first_s.append(built["first_s"])
+                    records[key].gpu = built["gpu"]
                     every[key] = max(1, round(built["step_s"] / LONG))
                 except Left as reason:
                     left[key] = str(reason)

@@ -3,8 +3,10 @@
 import importlib
 import importlib.util
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +39,7 @@ class Contender:
     options: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()  # modules
     compiler: tuple[str, ...] = ()  # one of these programs
+    headers: bool = False  # Python's, to compile with
     workloads: str = "abcdefg"
     same_task: bool = True  # the losses and parameters are everybody's
 
@@ -47,6 +50,8 @@ class Contender:
                 return f"{module} is not installed"
         if self.compiler and not any(map(shutil.which, self.compiler)):
             return f"no {' or '.join(self.compiler)} to compile with"
+        if self.headers and not Path(sysconfig.get_path("include"), "Python.h").exists():
+            return "no Python.h to compile with"
         return None
 
     def build(self, workload: Workload, lr: float = LR) -> Step:
@@ -62,7 +67,7 @@ CONTENDERS = {
     "torch-fused": Contender("PyTorch, fused Adam", "with_torch", {"fused": True}, ("torch",)),
     "torch-compile": Contender(
         "torch.compile, fused Adam", "with_torch", {"fused": True, "compiled": True}, ("torch",),
-        ("g++", "clang++"),
+        ("g++", "clang++"), headers=True,
     ),
     "jax": Contender("JAX jit", "with_jax", {}, ("jax",)),
     "autograd": Contender("HIPS autograd", "with_autograd", {}, ("autograd",)),
