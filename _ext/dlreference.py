@@ -227,8 +227,10 @@ class Reference(SphinxDirective):
         self.state.document.note_explicit_target(target)
         synopsis = module.doc.splitlines()[0]
         domain = self.env.domains["py"]
-        domain.note_module(module.name, module.name, synopsis, "", False)
-        domain.note_object(module.name, "module", module.name, location=target)
+        for name in (module.name, module.name.replace(package.name, "dl", 1)):
+            domain.note_module(name, module.name, synopsis, "", False)
+            aliased = name != module.name
+            domain.note_object(name, "module", module.name, aliased, location=target)
         words, doc = Words(package, module), parse_doc(module.doc)
         found: list[nodes.Node] = [target, words.paragraph(doc.summary)]
         found += body(package, Entry(module.name, "", "module", module.doc, 0))[1:]

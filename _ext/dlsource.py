@@ -57,7 +57,8 @@ def read_package(folder: Path) -> dict[str, Module]:
     for origin in top.imports.values():
         module, _, name = origin.rpartition(".")
         for entry in modules[module].entries if module in modules else ():
-            entry.shared = entry.shared or entry.name == name
+            if entry.name == name and f"{top.name}.{name}" not in modules:
+                entry.shared = True
     return modules
 
 
@@ -378,14 +379,12 @@ class Package:
         return self.modules[top if short == top else f"{top}.{short}"]
 
     def aliases(self, entry: Entry) -> list[str]:
-        """Other names: dl.relu is dlmini.ops.relu, dl.plot.explore is dlmini.sliders.explore."""
+        """Other names of dlmini.ops.relu: dlmini.relu, and as the chapters have it, dl.relu."""
         found = [f"{self.name}.{entry.name}"] if entry.shared else []
-        return found + [
-            f"{m.name}.{name}"
-            for m in self.modules.values()
-            for name in m.exported
-            if m.imports.get(name) == entry.full_name
-        ]
+        for m in self.modules.values():
+            if entry.name in m.exported and m.imports.get(entry.name) == entry.full_name:
+                found.append(f"{m.name}.{entry.name}")
+        return found + [re.sub(r"^\w+", "dl", name) for name in (entry.full_name, *found)]
 
     def resolve(self, words: str, module: Module, owner: str = "") -> str | None:
         """The full name of what a docstring in `module` calls `words`, if it is a public name."""

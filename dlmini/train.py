@@ -92,8 +92,8 @@ def fit(
         net: what to train; called as net(batch of x).
         loss: (output, batch of y) ↦ scalar Tensor.
         x, y: training examples, the first axis counts them.
-        optimizer: over the parameters of `net`; with `SAM` around it, each step takes two
-            gradients.
+        optimizer: over the parameters of `net`; with `regularize.SAM` around it, each step takes
+            two gradients.
         steps: number of optimizer steps, those before a resume included.
         batch_size: examples per step; all of them if None.
         schedule: step t = 0, 1, … ↦ learning rate; the optimizer's own if None.
