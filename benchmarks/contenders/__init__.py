@@ -66,8 +66,8 @@ CONTENDERS = {
     "torch": Contender("PyTorch eager", "with_torch", {}, ("torch",)),
     "torch-fused": Contender("PyTorch, fused Adam", "with_torch", {"fused": True}, ("torch",)),
     "torch-compile": Contender(
-        "torch.compile, fused Adam", "with_torch", {"fused": True, "compiled": True}, ("torch",),
-        ("g++", "clang++"), headers=True,
+        "torch.compile, fused Adam", "with_torch", {"fused": True, "compiled": "inductor"},
+        ("torch",), ("g++", "clang++"), headers=True,
     ),
     "jax": Contender("JAX jit", "with_jax", {}, ("jax",)),
     "autograd": Contender("HIPS autograd", "with_autograd", {}, ("autograd",)),

@@ -31,7 +31,7 @@ def network(w: Workload) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(*w.widths[-2:]))
 
 
-def build(w: Workload, lr: float, fused=False, compiled=False, device="cpu") -> Step:
+def build(w: Workload, lr: float, fused=False, compiled=None, device="cpu") -> Step:
     start = [torch.as_tensor(a, device=device) for a in initial(w)]
     if w.kind == "quadratic":
         hessian = torch.as_tensor(HESSIAN, device=device)
@@ -55,7 +55,7 @@ def build(w: Workload, lr: float, fused=False, compiled=False, device="cpu") -> 
 
         optimizer = torch.optim.Adam(parameters, lr, fused=fused)
     if compiled:
-        loss = torch.compile(loss, fullgraph=True)
+        loss = torch.compile(loss, fullgraph=True, backend=compiled)
 
     def take():
         optimizer.zero_grad()
