@@ -12,10 +12,10 @@ import numpy as np
 
 from . import backend
 from .backend import Array, xp
-from .checkpoint import CheckpointError as CheckpointError  # readers catch it from here
-from .checkpoint import Keeper, load_network
 from .nn import Module, evaluating
 from .optim import Optimizer
+from .saving import CheckpointError as CheckpointError  # readers catch it from here
+from .saving import Keeper, load_network
 from .tensor import ShapeError, Tensor, no_grad
 
 Loss = Callable[[Any, Any], Tensor]  # (output, targets) ↦ a scalar to make small

@@ -594,3 +594,8 @@ def test_a_state_that_is_not_finite_never_replaces_a_good_one(tmp_path):
     good = dl.nn.mlp(5, 8, 3)
     assert len(dl.train.load(path, good).loss) == 25
     assert all(np.isfinite(p.numpy()).all() for p in good.parameters())
+
+
+def test_training_leaves_the_name_dl_checkpoint_to_the_function():
+    code = "import dlmini as dl; dl.train; assert dl.checkpoint is dl.tensor.checkpoint"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,7 +20,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 # A file of dlmini may import only from files listed before it. testing.py stands at the side.
 ORDER = """
-    backend tensor ops functional flat nn optim regularize curvature descent checkpoint train
+    backend tensor ops functional flat nn optim regularize curvature descent saving train
     distributed data report ledger claims sliders plot exercises
 """.split()
 TESTING_MAY_IMPORT = {"backend", "tensor", "ops"}
