@@ -135,13 +135,8 @@ def _read(file: _File, files: dict[str, _File]) -> Module:
         for name, statement in file.defined.items()
         if not name.startswith("_")
     ]
-    exported = {
-        element.value
-        for name in ("__all__",)
-        if name in file.defined
-        for element in ast.walk(file.defined[name])
-        if isinstance(element, ast.Constant)
-    }
+    listed = file.defined.get("__all__")
+    exported = set(ast.literal_eval(listed.value)) if listed else set()
     doc = ast.get_docstring(file.tree) or ""
     return Module(file.name, file.path, doc, entries, file.imports, exported)
 
@@ -263,7 +258,7 @@ def _is_op(statement: ast.stmt) -> bool:
     )
 
 
-def _makes_op(file: "_File", statement: ast.stmt) -> bool:
+def _makes_op(file: _File, statement: ast.stmt) -> bool:
     """An op, or something that a private function of the file has made: _max = _extremum("max")."""
     if not isinstance(statement, ast.Assign):
         return False
@@ -360,7 +355,7 @@ def _plain(node: ast.expr) -> str:
     return ast.unparse(_WithoutLibrary().visit(copy.deepcopy(node)))
 
 
-# --- what a name means where it is used ----------------------------------------------------------
+# --- what a name means where it is used -----------------------------------------------------------
 
 
 class Package:
