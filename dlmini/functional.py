@@ -183,6 +183,11 @@ def _pixels(x):
     return xp(x).reshape(_channels_last(x), (-1, x.shape[1]))
 
 
+def _compact(x):
+    """The same numbers in order in memory."""
+    return np.ascontiguousarray(x) if xp(x) is np else x.contiguous()
+
+
 def _padded(x, padding):
     """Channels last, with zeros around."""
     x, (ph, pw) = _channels_last(x), padding
@@ -210,14 +215,19 @@ def _output_size(size, kernel, stride):
 
 
 def _columns(x, kernel, stride, padding):
-    """Patches as rows, (N·H'·W', kh·kw·C)."""
-    p = _padded(x, padding)
-    n, h, w, c = p.shape
-    shape = (n, *_output_size((h, w), kernel, stride), *kernel, c)
-    columns = xp(p).empty(shape, dtype=p.dtype, device=p.device)
-    for i, j, down, across in _windows((h, w), kernel, stride):
-        columns[:, :, :, i, j] = p[:, down, across]
-    return columns.reshape(-1, math.prod(shape[3:]))
+    """Patches as rows, (N·H'·W', kh·kw·C): of each pixel row of a patch one run is copied."""
+    p, library = _compact(_padded(x, padding)), xp(x)
+    (n, h, w, c), (kh, kw), (sh, sw) = p.shape, kernel, stride
+    high, wide = _output_size((h, w), kernel, stride)
+    shape = (n, high, wide, kh, kw * c)
+    # In steps of entries; an axis of size 1 may claim any step, so they are not asked for.
+    steps = (h * w * c, sh * w * c, sw * c, w * c, 1)
+    if library is np:
+        steps = tuple(p.itemsize * step for step in steps)
+        runs = np.lib.stride_tricks.as_strided(p, shape, steps)
+    else:
+        runs = p.as_strided(shape, steps)
+    return runs.reshape(n * high * wide, kh * kw * c)
 
 
 def _weight_rows(w):
@@ -226,7 +236,8 @@ def _weight_rows(w):
 
 
 def _conv_forward(x, w, bias=None, *, stride, padding, shapes):
-    z = _product(x)(_columns(x, w.shape[2:], stride, padding), _weight_rows(w).T)
+    columns = _columns(x, w.shape[2:], stride, padding)
+    z = _product(columns)(columns, _weight_rows(w).T)
     if bias is not None:
         z += bias
     size = [n + 2 * p for n, p in zip(x.shape[2:], padding, strict=True)]
@@ -238,18 +249,20 @@ def _conv_forward(x, w, bias=None, *, stride, padding, shapes):
 def _conv_to_input(g, w, *, stride, padding, shapes):
     """The adjoint in x: each output's cotangent, spread over the patch that it saw."""
     (n, c, h, k), (ph, pw), kernel = shapes[0], padding, w.shape[2:]
-    size = (h + 2 * ph, k + 2 * pw)
-    spread = _product(g)(_pixels(g), _weight_rows(w)).reshape(n, *g.shape[2:], *kernel, c)
+    pixels, size = _pixels(g), (h + 2 * ph, k + 2 * pw)
+    by_place = _compact(xp(w).permute_dims(w, (2, 3, 0, 1)))
     out = xp(g).zeros((n, *size, c), dtype=g.dtype, device=g.device)
     for i, j, down, across in _windows(size, kernel, stride):
-        out[:, down, across] += spread[:, :, :, i, j]
+        part = _product(pixels)(pixels, by_place[i, j])
+        out[:, down, across] += part.reshape(n, *g.shape[2:], c)
     return _channels_first(out[:, ph : ph + h, pw : pw + k])
 
 
 def _conv_to_weight(g, x, *, stride, padding, shapes):
     """The adjoint in w: cotangents times the patches that they saw."""
     o, c, *kernel = shapes[1]
-    rows = _product(g)(_pixels(g).T, _columns(x, kernel, stride, padding))
+    pixels = _pixels(g)
+    rows = _product(pixels)(pixels.T, _columns(x, kernel, stride, padding))
     return _channels_first(rows.reshape(o, *kernel, c))
 
 
@@ -367,11 +380,17 @@ def _gather_forward(x, hits, kernel, stride, shape):
 
 def _spread_forward(g, hits, kernel, stride, shape):
     n, c, h, w = shape
-    out = xp(g).zeros((n, h, w, c), dtype=g.dtype, device=g.device)
-    first = _channels_first(out)
+    library = xp(g)
+    g = _channels_first(_compact(_channels_last(g)))
+    out = _channels_first(library.zeros((n, h, w, c), dtype=g.dtype, device=g.device))
+    apart = stride[0] >= kernel[0] and stride[1] >= kernel[1]  # no pixel lies in two windows
     for k, (_, _, down, across) in enumerate(_windows((h, w), kernel, stride)):
-        first[:, :, down, across] += g if hits is None else g * hits[k]
-    return first
+        part = g if hits is None else g * hits[k]
+        if apart:
+            out[:, :, down, across] = part
+        else:
+            out[:, :, down, across] += part
+    return out
 
 
 _gather = op(
