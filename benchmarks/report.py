@@ -23,6 +23,7 @@ OURS = ("dlmini-numpy", "dlmini-torch")
 FLOORS = ("products-numpy", "products-torch")
 # What the better of dlmini's two backends is to reach, as a ratio to PyTorch eager.
 TARGETS = {"a": 0.10, "b": 0.32, "c": 0.70, "d": 0.35, "e": 0.72, "f": 0.88, "g": 0.20}
+NBSP = "\N{NO-BREAK SPACE}"
 ENOUGH = 10  # turns
 QUIET = 0.9  # seconds of processor time a second; a contender that got less had to wait
 
@@ -62,8 +63,8 @@ def number(x: float) -> str:
 def duration(us: float) -> str:
     for unit, size in (("s", 1e6), ("ms", 1e3)):
         if us >= size:
-            return f"{number(us / size)} {unit}"
-    return f"{number(us)} µs"
+            return f"{number(us / size)}{NBSP}{unit}"
+    return f"{number(us)}{NBSP}µs"
 
 
 def spread(values: Iterable[float]) -> str:
@@ -205,14 +206,15 @@ def ratio_table(steps: dict[str, Any], labels: dict[str, Any] = CONTENDERS) -> s
         fastest[name] = min(
             (k for k in line if labels[k].same_task), key=lambda k: line[k]["ratio"]
         )
-    for key, contender in labels.items():
+    first = [key for key in (BASE, *OURS) if key in labels]
+    for key in (*first, *(key for key in labels if key not in first)):
         cells = []
         for name, workload in steps.items():
             line = workload["contenders"].get(key)
             text = number(line["ratio"]) if line else "–"
             cells.append(f"**{text}**" if fastest[name] == key else text)
         if any(cell != "–" for cell in cells):
-            rows.append([contender.label, *cells])
+            rows.append([labels[key].label, *cells])
     base = [duration(w["contenders"][BASE]["us"]) for w in steps.values()]
     rows.insert(0, [f"{labels[BASE].label}, a step", *base])
     return table(["", *steps], rows)
