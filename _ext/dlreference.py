@@ -11,7 +11,14 @@ from dlsource import Entry, Module, Package, parse_doc
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx import addnodes
-from sphinx.domains.python import PyClasslike, PyFunction, PyMethod, PyProperty, PyVariable
+from sphinx.domains.python import (
+    PyClasslike,
+    PyClassMethod,
+    PyFunction,
+    PyMethod,
+    PyProperty,
+    PyVariable,
+)
 from sphinx.util.docutils import SphinxDirective
 
 CODE = re.compile(r"(`[^`]+`)")
@@ -112,6 +119,7 @@ KINDS = {
     "class": ("class", PyClasslike),
     "exception": ("exception", PyClasslike),
     "method": ("method", PyMethod),
+    "classmethod": ("classmethod", PyClassMethod),
     "property": ("property", PyProperty),
     "data": ("data", PyVariable),
 }
@@ -126,7 +134,7 @@ def describe(parent: SphinxDirective, package: Package, entry: Entry) -> list[no
         signature = entry.name
         if entry.signature:
             options["annotation"] = entry.signature
-    if entry.kind in ("method", "property"):
+    if "." in entry.name:
         options["no-contents-entry"] = None
     directive = DIRECTIVES[entry.kind](
         f"py:{objtype}", [signature], options, StringList(), parent.lineno, parent.content_offset,
@@ -259,13 +267,13 @@ class ReferenceIndex(SphinxDirective):
         for entry in module.entries:
             words = Words(package, module, entry)
             link = words.link(entry.full_name, nodes.literal(entry.name, entry.name))
-            sentence = words.paragraph(parse_doc(entry.doc).summary)
-            if entry.kind == "op":
-                sentence = words.paragraph(f"`{entry.rules[0][1].partition('  # ')[0]}`")
+            sentence = parse_doc(entry.doc).summary
+            if entry.kind == "op" and not sentence:
+                sentence = f"`{entry.rules[0][1].partition('  # ')[0]}`"
             rows += nodes.row(
                 "",
                 nodes.entry("", nodes.paragraph("", "", link)),
-                nodes.entry("", sentence),
+                nodes.entry("", words.paragraph(sentence)),
             )
         return [table]
 

@@ -21,7 +21,7 @@ class Entry:
 
     module: str
     name: str
-    kind: str  # function, class, exception, op, data; of a class: method, property
+    kind: str  # function, class, exception, op, data; of a class: method, classmethod, property
     doc: str
     line: int
     signature: str = ""
@@ -223,11 +223,11 @@ def _members(file, statement, inherited: set[str]) -> list[Entry]:
         marks = [ast.unparse(d) for d in f.decorator_list]
         if any(mark.endswith(".setter") for mark in marks):
             continue
-        kind = "property" if "property" in marks else "method"
+        kind = ({"property", "classmethod"} & {*marks} or {"method"}).pop()
         member = Entry(file.name, f"{statement.name}.{f.name}", kind, "", f.lineno)
         member.doc = ast.get_docstring(f) or ""
-        if kind == "method":
-            member.signature = _signature(file, f.args, skip=0 if "staticmethod" in marks else 1)
+        if kind != "property":
+            member.signature = _signature(file, f.args, skip=1)
         found.append(member)
     return found
 
@@ -309,7 +309,8 @@ def _rules(file: _File, statement: ast.Assign) -> list[tuple[str, str]]:
     """("z", forward) and one (∂argument, rule) for each argument, as expressions."""
     forward, *rules = [a for a in statement.value.args if not isinstance(a, ast.Starred)]
     names = [a.arg for a in _arguments(file, forward).args]
-    table = [("z", _expression(file, forward))]
+    computed = _expression(file, forward)
+    table = [] if computed == "None" else [("z", computed)]
     for name, rule in zip(names, rules, strict=False):
         if not (isinstance(rule, ast.Constant) and rule.value is None):
             table.append((f"∂{name}", _expression(file, rule)))
@@ -430,7 +431,7 @@ def parse_doc(text: str) -> Doc:
         head = re.match(rf"({'|'.join(FIELDS)}):\s*(.*)$", line)
         if head and not paragraph:
             below = []
-            while lines and (lines[0].startswith(" ") or not lines[0]):
+            while lines and (lines[0].startswith(" ") or bool(lines[0]) == bool(head[2])):
                 below.append(lines.pop(0))
             body = "\n".join(below)
             key = head[1].lower()
