@@ -472,12 +472,14 @@ def _average(x, axis):
 
 def _normalise_forward(x, weight, bias, axis, eps, memo):
     memo["mean"] = centre = _average(x, axis)
-    hat = x - centre
-    memo["var"] = variance = _average(hat * hat, axis)
+    memo["centred"] = centred = x - centre
+    memo["var"] = variance = _average(centred * centred, axis)
     memo["scale"] = scale = 1.0 / xp(x).sqrt(variance + eps)
-    hat *= scale
-    memo["hat"] = hat
-    z = hat * weight
+    if axis == 0:  # γ/σ is one number a column
+        z = centred * (scale * weight)
+    else:
+        z = centred * scale
+        z *= weight
     z += bias
     return z
 
@@ -485,7 +487,7 @@ def _normalise_forward(x, weight, bias, axis, eps, memo):
 def _standardised(g, x, axis, eps, memo):
     """x̂ = (x − mean)/σ and 1/σ: remembered for the gradient, functions of x for its gradient."""
     if g.__class__ is not Tensor:
-        return memo["hat"], memo["scale"]
+        return memo["centred"] * memo["scale"], memo["scale"]
     scale = power(var(x, axis, keepdims=True) + eps, -0.5)
     return (x - mean(x, axis, keepdims=True)) * scale, scale
 
@@ -502,7 +504,7 @@ def _normalise_jvp(tangents, z, x, weight, bias, axis, eps, memo):
     tx, tw, tb = tangents
     total = 0.0 if tb is None else tb
     if tw is not None:
-        total = total + memo["hat"] * tw
+        total = total + memo["centred"] * memo["scale"] * tw
     if tx is not None:
         one = xp(x).ones_like(weight)
         total = total + weight * _normalise_input_rule(tx, z, x, one, bias, axis, eps, memo)
@@ -510,20 +512,20 @@ def _normalise_jvp(tangents, z, x, weight, bias, axis, eps, memo):
 
 
 def _normalise_fused(g, out, z, x, weight, bias, axis, eps, memo):
-    hat = memo["hat"]
-    product, ones = _product(g), _ones(xp(g), g.shape[0], g.dtype, g.device)
-    weighted = g * hat
-    to_weight, to_bias = product(ones, weighted), product(ones, g)
-    if out[0] is None:
-        d = None
-    elif axis == 1:
+    n, centred, scale = g.shape[0], memo["centred"], memo["scale"]
+    product, ones = _product(g), _ones(xp(g), n, g.dtype, g.device)
+    to_bias = product(ones, g)
+    if axis == 1:
+        to_weight = product(ones, g * centred * scale)
         d = _normalise_input_rule(g, z, x, weight, bias, axis, eps, memo)
-    else:  # γ and σ are constant down a column: h = γ g need not be made
-        n = g.shape[0]
-        d = xp(g).multiply(hat, to_weight * (-1.0 / n), out=weighted)
+    else:  # γ and σ are one number a column: neither h = γ g nor x̂ need be made
+        weighted = g * centred
+        inner = product(ones, weighted)
+        to_weight = inner * scale
+        d = xp(g).multiply(centred, inner * (scale * scale * (-1.0 / n)), out=weighted)
         d += g
         d -= to_bias * (1.0 / n)
-        d *= weight * memo["scale"]
+        d *= weight * scale
     return deliver(out[0], d), deliver(out[1], to_weight), deliver(out[2], to_bias)
 
 

@@ -202,6 +202,29 @@ def _fraction(name: str, value: Any) -> float:
     return result
 
 
+# torch has one pass over memory where NumPy needs three.
+
+
+def _approach(average: Array, x: Array, share: float, scratch: Array) -> None:
+    """average ← average + share·(x − average); `x` may be `scratch`."""
+    if hasattr(average, "lerp_"):
+        average.lerp_(x, share)
+        return
+    xp(x).subtract(x, average, out=scratch)
+    scratch *= share
+    average += scratch
+
+
+def _descend(theta: Array, lr: float, above: Array, below: Array) -> None:
+    """θ ← θ − η above/below; `below` is overwritten."""
+    if hasattr(theta, "addcdiv_"):
+        theta.addcdiv_(above, below, value=-lr)
+        return
+    xp(theta).divide(above, below, out=below)
+    below *= lr
+    theta -= below
+
+
 class SGD(Optimizer):
     """(Stochastic) gradient descent, with momentum as torch has it.
 
@@ -287,9 +310,7 @@ class AdaGrad(Optimizer):
         v += scratch
         xp(g).sqrt(v, out=scratch)
         scratch += self.eps
-        xp(g).divide(g, scratch, out=scratch)
-        scratch *= self.lr
-        theta -= scratch
+        _descend(theta, self.lr, g, scratch)
 
 
 class RMSprop(Optimizer):
@@ -336,14 +357,10 @@ class RMSprop(Optimizer):
 
     def update(self, theta, g, scratch, v, *rest):
         xp(g).multiply(g, g, out=scratch)
-        scratch -= v
-        scratch *= 1 - self.alpha
-        v += scratch
+        _approach(v, scratch, 1 - self.alpha, scratch)
         if self.centered:
             mean = rest[0]
-            xp(g).subtract(g, mean, out=scratch)
-            scratch *= 1 - self.alpha
-            mean += scratch
+            _approach(mean, g, 1 - self.alpha, scratch)
             xp(g).multiply(mean, mean, out=scratch)
             xp(g).subtract(v, scratch, out=scratch)
             xp(g).clip(scratch, 0.0, None, out=scratch)  # rounding can go below 0
@@ -351,14 +368,14 @@ class RMSprop(Optimizer):
         else:
             xp(g).sqrt(v, out=scratch)
         scratch += self.eps
+        if not self.momentum:
+            _descend(theta, self.lr, g, scratch)
+            return
         xp(g).divide(g, scratch, out=scratch)
-        if self.momentum:
-            u = rest[-1]
-            u *= self.momentum
-            u += scratch
-            xp(g).multiply(u, self.lr, out=scratch)
-        else:
-            scratch *= self.lr
+        u = rest[-1]
+        u *= self.momentum
+        u += scratch
+        xp(g).multiply(u, self.lr, out=scratch)
         theta -= scratch
 
 
@@ -405,22 +422,16 @@ class Adam(Optimizer):
 
     def update(self, theta, g, scratch, m, v, v_max=None):
         library, (beta1, beta2) = xp(g), self.betas
-        library.subtract(g, m, out=scratch)
-        scratch *= 1 - beta1
-        m += scratch
+        _approach(m, g, 1 - beta1, scratch)
         library.multiply(g, g, out=scratch)
-        scratch -= v
-        scratch *= 1 - beta2
-        v += scratch
+        _approach(v, scratch, 1 - beta2, scratch)
         if v_max is not None:
             v = library.fmax(v_max, v, out=v_max)
         # m̂/(√v̂ + ε) with the corrections taken out of the vectors: √v̂ = √v/root
         root = math.sqrt(1 - beta2**self.t)
         library.sqrt(v, out=scratch)
         scratch += self.eps * root
-        library.divide(m, scratch, out=scratch)
-        scratch *= self.lr * root / (1 - beta1**self.t)
-        theta -= scratch
+        _descend(theta, self.lr * root / (1 - beta1**self.t), m, scratch)
 
 
 class AdamW(Adam):

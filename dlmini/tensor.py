@@ -724,7 +724,7 @@ def deliver(out: Any, d: Any) -> Any:
     """The cotangent `d` as a fused rule owes it; summed over what was broadcast, if into memory."""
     if out is None or out is NEW:
         return None if out is None else d
-    out[...] = unbroadcast(d, out.shape)
+    out[...] = d if d.shape == out.shape else unbroadcast(d, out.shape)
     return None
 
 
