@@ -51,7 +51,8 @@ def work(device: str, key: str, threads: int) -> None:
         try:
             answer = turn.build(request["build"]) if "build" in request else turn.take()
         except Exception as error:  # whatever a library raises; its words go into the report
-            answer = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"}
+            said = [*str(error).strip().splitlines(), ""][0]
+            answer = {"error": f"{type(error).__name__}: {said}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 

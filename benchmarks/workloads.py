@@ -1,5 +1,6 @@
 """What is timed: a training step on fixed data, from the same numbers for every contender."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,34 +50,39 @@ def data(w: Workload) -> tuple[np.ndarray, np.ndarray]:
     return x, rng.integers(0, w.widths[-1] if w.widths else 2, w.batch)
 
 
-def initial(w: Workload) -> list[np.ndarray]:
-    """The parameters at the start, float32, in the order and with the shapes of PyTorch's layers.
+def shapes(w: Workload) -> list[tuple[int, ...]]:
+    """Of the parameters, in the order of PyTorch's layers.
 
     Weights (out, in) or filters (out, in, 3, 3), then biases (out,); after them, in a residual
     block, γ and β of the batch norm.
     """
-    rng = np.random.default_rng(1)
+    if w.kind == "quadratic":
+        return [(1, 2)]
+    if w.kind == "conv":
+        pairs = zip(CHANNELS, CHANNELS[1:], strict=False)
+        filters = [shape for n, m in pairs for shape in ((m, n, 3, 3), (m,))]
+        return [*filters, (w.widths[-1], FEATURES), w.widths[-1:]]
+    hidden = [
+        shape
+        for n, m in zip(w.widths[:-2], w.widths[1:-1], strict=True)
+        for shape in ((m, n), *[(m,)] * (3 if w.kind == "residual" else 1))
+    ]
+    return [*hidden, w.widths[:-3:-1], w.widths[-1:]]
+
+
+def initial(w: Workload) -> list[np.ndarray]:
+    """The parameters at the start (see `shapes`), float32: He's weights, and small biases."""
     if w.kind == "quadratic":
         return [np.ones((1, 2), np.float32)]
-
-    def layer(*shape):
-        spread = np.sqrt(2 / np.prod(shape[1:]))
-        yield spread * rng.standard_normal(shape)
-        yield 0.1 * rng.standard_normal(shape[0])
-
-    arrays: list[np.ndarray] = []
-    if w.kind == "conv":
-        for n, m in zip(CHANNELS, CHANNELS[1:], strict=False):
-            arrays += layer(m, n, 3, 3)
-        arrays += layer(w.widths[-1], FEATURES)
-    else:
-        for i, (n, m) in enumerate(zip(w.widths, w.widths[1:], strict=False)):
-            arrays += layer(m, n)
-            if w.kind == "residual" and i < len(w.widths) - 2:
-                arrays += [1 + 0.1 * rng.standard_normal(m), 0.1 * rng.standard_normal(m)]
-    return [a.astype(np.float32) for a in arrays]
+    rng = np.random.default_rng(1)
+    arrays = []
+    for i, shape in enumerate(shapes(w)):
+        spread = 0.1 if len(shape) == 1 else np.sqrt(2 / np.prod(shape[1:]))
+        gamma = w.kind == "residual" and len(shape) == 1 and i % 4 == 2
+        arrays.append((gamma + spread * rng.standard_normal(shape)).astype(np.float32))
+    return arrays
 
 
 def count(w: Workload) -> int:
     """P, the number of parameters."""
-    return sum(a.size for a in initial(w))
+    return sum(map(math.prod, shapes(w)))
