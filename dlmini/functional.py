@@ -726,13 +726,16 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
     if n == 0:
         raise ShapeError("cross_entropy of an empty batch")
     labels = _class_numbers(labels, raw(logits))
-    low, high = int(xp(labels).min(labels)), int(xp(labels).max(labels))
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"labels run from {low} to {high}, but there are {classes} classes "
-            f"(0 to {classes - 1}): check the last layer's width or shift the labels"
-        )
-    return _cross_entropy(logits, labels=labels, memo={})
+    try:
+        if int(xp(labels).min(labels)) >= 0:  # a negative index would count from the end
+            return _cross_entropy(logits, labels=labels, memo={})
+    except ShapeError:  # is it an index beyond the last class?
+        if int(labels.max()) < classes:
+            raise
+    raise ValueError(
+        f"labels run from {int(labels.min())} to {int(labels.max())}, but there are {classes} "
+        f"classes (0 to {classes - 1}): check the last layer's width or shift the labels"
+    )
 
 
 def _mse_forward(prediction, target):

@@ -206,12 +206,12 @@ def _fraction(name: str, value: Any) -> float:
 
 
 def _approach(average: Array, x: Array, share: float, scratch: Array) -> None:
-    """average ← average + share·(x − average); `x` may be `scratch`."""
+    """average ← (1 − share)·average + share·x; `x` may be `scratch`."""
     if hasattr(average, "lerp_"):
         average.lerp_(x, share)
         return
-    xp(x).subtract(x, average, out=scratch)
-    scratch *= share
+    average *= 1 - share
+    xp(x).multiply(x, share, out=scratch)
     average += scratch
 
 
@@ -316,7 +316,7 @@ class AdaGrad(Optimizer):
 class RMSprop(Optimizer):
     """AdaGrad that forgets: the gradient over its root mean square of late.
 
-    v ← α v + (1 − α) g² = v + (1 − α)(g² − v),   θ ← θ − η g/(√v + ε)
+    v ← α v + (1 − α) g²,   θ ← θ − η g/(√v + ε)
 
     Centred, √(v − ḡ²) stands for √v, with the mean ḡ ← α ḡ + (1 − α) g. With momentum μ the
     quotient goes through a velocity: u ← μ u + g/(√v + ε), θ ← θ − η u.
@@ -356,7 +356,7 @@ class RMSprop(Optimizer):
         super().__init__(params, lr, weight_decay, **groups)
 
     def update(self, theta, g, scratch, v, *rest):
-        xp(g).multiply(g, g, out=scratch)
+        xp(g).square(g, out=scratch)
         _approach(v, scratch, 1 - self.alpha, scratch)
         if self.centered:
             mean = rest[0]
@@ -382,7 +382,7 @@ class RMSprop(Optimizer):
 class Adam(Optimizer):
     """The mean gradient of late over its root mean square, both corrected for starting at 0.
 
-    m ← β₁ m + (1 − β₁) g = m + (1 − β₁)(g − m),   v ← β₂ v + (1 − β₂) g²
+    m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
     θ ← θ − η m̂/(√v̂ + ε),   m̂ = m/(1 − β₁ᵗ),   v̂ = v/(1 − β₂ᵗ)
 
     AMSGrad puts the largest v so far in place of v, so that steps never grow again.
@@ -423,7 +423,7 @@ class Adam(Optimizer):
     def update(self, theta, g, scratch, m, v, v_max=None):
         library, (beta1, beta2) = xp(g), self.betas
         _approach(m, g, 1 - beta1, scratch)
-        library.multiply(g, g, out=scratch)
+        library.square(g, out=scratch)
         _approach(v, scratch, 1 - beta2, scratch)
         if v_max is not None:
             v = library.fmax(v_max, v, out=v_max)

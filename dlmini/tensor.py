@@ -646,27 +646,18 @@ def _walk(
             if targets is not None and node in targets:
                 found[node] = g
             op = node.op
+            parents, z, args, params, results = node.parents, node.z, node.args, node.params, None
             if op is CHECKPOINT:
-                top = _replay(node)
-                if top.op is None and targets is None:
-                    top.accumulate(g)
-                else:
-                    old = grads.get(top)
-                    grads[top] = g if old is None else old + g
-                nodes += _reachable(top, since=node.order)
-                parents, steps = (), ()
-            else:
-                parents, steps, params = node.parents, node.steps, node.params
-                z, args, results = node.z, node.args, None
-                if create_graph:
-                    z = None if z is None else Tensor.wrap(z, node)
-                    args = [
-                        a if p is None or a is None else Tensor.wrap(a, p)
-                        for a, p in zip(args, parents, strict=True)
-                    ]
-                elif op.fused is not None:
-                    results = op.fused(g, _memory(parents, targets), z, *args, **params)
-            for i, rule in steps:
+                nodes += _spliced(node, g, grads, targets)
+            elif create_graph:
+                z = None if z is None else Tensor.wrap(z, node)
+                args = [
+                    a if p is None or a is None else Tensor.wrap(a, p)
+                    for a, p in zip(args, parents, strict=True)
+                ]
+            elif op.fused is not None:
+                results = op.fused(g, _memory(parents, targets), z, *args, **params)
+            for i, rule in node.steps:
                 parent = parents[i]
                 leaf = parent.op is None
                 if leaf and targets is not None and parent not in targets:
@@ -840,19 +831,23 @@ def checkpoint(f: Callable[..., Tensor], *args: Any) -> Tensor:
     return Tensor.wrap(z._data, node)
 
 
-def _replay(node: Node) -> Any:
-    """Run a checkpointed function again, now for its graph."""
+def _spliced(node: Node, g: Any, grads: dict, targets: set | None) -> list[Node]:
+    """Run a checkpointed function again, for its graph: the nodes that the walk goes on with."""
     global _recording, _replaying
     f, args, randomness = node.args
     generator = backend.stream().bit_generator
     now, before = generator.state, (_recording, _replaying)
     generator.state, _recording, _replaying = randomness, True, True
     try:
-        again = f(*args).node
+        top = f(*args).node
     finally:
         generator.state = now
         _recording, _replaying = before
-    return again
+    if top.op is None and targets is None:
+        top.accumulate(g)
+    else:
+        grads[top] = grads[top] + g if top in grads else g
+    return _reachable(top, since=node.order)
 
 
 def replaying() -> bool:
