@@ -9,7 +9,6 @@ largest eigenvalue, no better: work in float64 where small eigenvalues matter.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -412,8 +411,7 @@ def lanczos(
     return np.array(diagonal), np.array(beside)
 
 
-@dataclass(frozen=True)
-class Spectrum:
+class Spectrum(NamedTuple):
     """How the eigenvalues of a matrix are spread: point masses that stand for all of them.
 
     Attributes:
