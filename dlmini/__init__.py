@@ -55,16 +55,38 @@ def __getattr__(name: str) -> Any:
 
 
 def show(obj: Any) -> Any:
-    """Show the source of a class or function of dlmini in a notebook."""
+    """Show the source of a class, function or operation of dlmini in a notebook.
+
+    Args:
+        obj: it, or a module.
+
+    Raises:
+        TypeError: something that has no source of its own, such as a number.
+    """
     import inspect
     import textwrap
 
     try:
-        source = textwrap.dedent(inspect.getsource(obj))
+        found = _definition(obj) if isinstance(obj, tensor.Op) else inspect.getsource(obj)
     except TypeError as error:
         raise TypeError(f"dl.show takes a class, function or module, got {obj!r}") from error
+    source = textwrap.dedent(found)
     try:
         from IPython.display import Markdown
     except ImportError:
         return print(source)
     return Markdown(f"```python\n{source}```")
+
+
+def _definition(made: tensor.Op) -> str:
+    """The line of the derivative table that makes this operation."""
+    import ast
+    import inspect
+
+    module: Any = inspect.getmodule(made.forward)
+    source = inspect.getsource(module)
+    for line in ast.parse(source).body:
+        name = ast.unparse(line.targets[0]) if isinstance(line, ast.Assign) else ""
+        if getattr(module, name, None) is made:
+            return ast.get_source_segment(source, line) or ""
+    return inspect.getsource(made.forward)

@@ -18,8 +18,8 @@ import numpy as np
 
 Array = Any  # numpy.ndarray or torch.Tensor (autograd never used)
 
-DTYPES = ("float32", "float64")
-SCALARS = (float, int, bool, np.generic)
+DTYPES = ("float32", "float64")  # what `use` takes
+SCALARS = (float, int, bool, np.generic)  # numbers that are no arrays
 
 
 # Freed activations make glibc give memory back to the system at every training step, and ask for
@@ -193,6 +193,10 @@ def asarray(x: Any, dtype: Any = None) -> Array:
 
     Integers and booleans keep their kind. Shares memory where it can.
 
+    Args:
+        x: array of any library, Tensor, number or list.
+        dtype: another precision, as a name or a dtype of either library.
+
     Raises:
         BackendError: `x` is a torch tensor that requires grad.
         TypeError: `x` holds no numbers.
@@ -250,7 +254,11 @@ def is_float(x: Array) -> bool:
 
 
 def refuse_autograd(x: Any) -> None:
-    """Raise if `x` is a torch tensor that torch is tracking: its gradient would be lost here."""
+    """Raise if `x` is a torch tensor that torch is tracking: its gradient would be lost here.
+
+    Raises:
+        BackendError: it is.
+    """
     if getattr(x, "requires_grad", False) and hasattr(x, "detach_"):
         raise BackendError(
             f"got a torch tensor of shape {tuple(x.shape)} with requires_grad=True: dlmini does "
@@ -276,6 +284,9 @@ def rng(seed: int) -> np.random.Generator:
     """A stream of random numbers of its own: `seed` mixed with the environment's DLMINI_SEED.
 
     Setting DLMINI_SEED (default 0) therefore redraws every experiment of the book at once.
+
+    Raises:
+        ValueError: a seed that is no integer ≥ 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"a seed is an integer >= 0, got {seed!r}")
@@ -286,7 +297,7 @@ _stream: np.random.Generator | None = None
 
 
 def seed(k: int = 0) -> None:
-    """Restart the stream that initialisation, shuffling and noise draw from (see `rng`)."""
+    """Restart the stream that initialisation, shuffling and noise draw from, with seed `k`."""
     global _stream
     _stream = rng(k)
 
@@ -312,7 +323,11 @@ def stream() -> np.random.Generator:
 
 
 def number(x: Any) -> float:
-    """A Python float from a number, a 0-d array or a Tensor with one entry."""
+    """A Python float from `x`: a number, a 0-d array or a Tensor with one entry.
+
+    Raises:
+        ValueError: there are more entries, or none.
+    """
     value = to_numpy(x)
     if value.size != 1:
         raise ValueError(f"expected one number, got an array of shape {value.shape}")
@@ -320,14 +335,22 @@ def number(x: Any) -> float:
 
 
 def count(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int >= `least`, or a ValueError that names it."""
+    """`value` as an int >= `least`.
+
+    Raises:
+        ValueError: it is none; the message begins with `name`.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
     return int(value)
 
 
 def positive(name: str, value: Any, allow_zero: bool = False) -> float:
-    """`value` as a float, or a ValueError that names it."""
+    """`value` as a finite float above 0, or equal to it if `allow_zero`.
+
+    Raises:
+        ValueError: it is none; the message begins with `name`.
+    """
     try:
         result = float(value)
     except (TypeError, ValueError):

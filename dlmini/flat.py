@@ -92,7 +92,11 @@ class Flat:
         self.clock.touch()
 
     def assign(self, vector: Any) -> None:
-        """θ ← vector (P entries), copied."""
+        """θ ← vector (P entries), copied.
+
+        Raises:
+            ShapeError: another number of entries.
+        """
         self.check()
         vector = like(vector, self.theta)
         if tuple(vector.shape) != tuple(self.theta.shape):

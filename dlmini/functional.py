@@ -149,7 +149,7 @@ leaky_relu = op(
 
 
 def elu(x: Any, alpha: float = 1.0) -> Any:
-    """x for x > 0, else α(eˣ − 1) (Clevert et al. 2016)."""
+    """x for x > 0, else α(eˣ − 1), with α as `alpha` (Clevert et al. 2016)."""
     below = minimum(x, 0.0)  # so that eˣ does not overflow in the branch not taken
     return where(raw(x) > 0, x, alpha * (exp(below) - 1.0))
 
@@ -443,14 +443,36 @@ def _pooling(x: Any, kernel_size: Any, stride: Any, name: str) -> dict[str, tupl
 
 
 def avg_pool2d(x: Any, kernel_size: Any, stride: Any = None) -> Any:
-    """Mean over windows of (N, C, H, W); the stride is the window's size if None."""
+    """Mean over windows of x (N, C, H, W).
+
+    Args:
+        x: images.
+        kernel_size: height and width of a window, a number or a pair.
+        stride: pixels between windows; the window's size if None.
+
+    Returns:
+        (N, C, H', W').
+
+    Raises:
+        ShapeError: x has other axes, or is smaller than a window.
+    """
     options = _pooling(x, kernel_size, stride, "avg_pool2d")
     total = _gather(x, hits=None, shape=tuple(x.shape), **options)
     return total * (1.0 / math.prod(options["kernel"]))
 
 
 def max_pool2d(x: Any, kernel_size: Any, stride: Any = None) -> Any:
-    """Largest entry of windows of (N, C, H, W); of tied ones the first takes the gradient."""
+    """Largest entry of windows of x (N, C, H, W); of tied ones the first takes the gradient.
+
+    Args:
+        x, kernel_size, stride: as `avg_pool2d`.
+
+    Returns:
+        (N, C, H', W').
+
+    Raises:
+        ShapeError: x has other axes, or is smaller than a window.
+    """
     return _max_pool(x, **_pooling(x, kernel_size, stride, "max_pool2d"))
 
 
@@ -623,7 +645,11 @@ def dropout(x: Any, p: float, mask: Any = None) -> Any:
 
 
 def probability(name: str, value: Any) -> float:
-    """`value` as a float in [0, 1], or a ValueError that names it."""
+    """`value` as a float in [0, 1].
+
+    Raises:
+        ValueError: it is none; the message begins with `name`.
+    """
     p = backend.positive(name, value, allow_zero=True)
     if p > 1:
         raise ValueError(f"{name} is a probability, from 0 to 1, got {value!r}")
@@ -775,7 +801,11 @@ def mse_loss(prediction: Any, target: Any) -> Any:
 
 
 def accuracy(logits: Any, labels: Any) -> float:
-    """Share of rows (N, classes) whose largest logit is the label's (N,), from 0 to 1.
+    """Share of rows whose largest logit is the label's, from 0 to 1.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) integers.
 
     Raises:
         ShapeError: shapes do not fit, or there are no rows.
@@ -790,7 +820,14 @@ def accuracy(logits: Any, labels: Any) -> float:
 
 
 def gain(nonlinearity: str) -> float:
-    """The factor by which weights are scaled up to make good for a nonlinearity (as torch)."""
+    """The factor by which weights are scaled up to make good for a nonlinearity (as torch).
+
+    Args:
+        nonlinearity: "linear", "sigmoid", "tanh" (5/3) or "relu" (√2).
+
+    Raises:
+        ValueError: another one.
+    """
     gains = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "relu": math.sqrt(2.0)}
     if nonlinearity not in gains:
         raise ValueError(f"unknown nonlinearity {nonlinearity!r}: use one of {sorted(gains)}")

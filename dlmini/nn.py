@@ -26,6 +26,7 @@ class Module:
     buffers: tuple[str, ...] = ()
 
     def forward(self, x: Any) -> Any:
+        """What the module computes from `x`; each kind of layer writes its own."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(x)")
 
     def __call__(self, x: Any) -> Any:
@@ -49,7 +50,7 @@ class Module:
                         yield f"{name}.{i}", item
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """(dotted name, parameter), in order of definition."""
+        """(dotted name, parameter), in order of definition; a name begins with `prefix`."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and isinstance(value.node, Leaf):
                 yield prefix + name, value
@@ -71,7 +72,7 @@ class Module:
             p.zero_grad()
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """(dotted name, module): this one and all inside, outer ones first."""
+        """(dotted name, module): this one, `prefix`, and all inside, outer ones first."""
         yield prefix, self
         for name, module in self.children():
             yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
@@ -97,7 +98,7 @@ class Module:
                 yield f"{path}.{name}" if path else name, getattr(module, name)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over parameters and buffers; nothing changes unless all of them fit.
+        """Take over parameters and buffers from `state`; nothing changes unless all of them fit.
 
         Raises:
             ShapeError: names are missing or unknown, or shapes differ.
@@ -124,7 +125,7 @@ class Module:
 
 @contextlib.contextmanager
 def evaluating(net: Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module then gets the mode back that it had."""
+    """Evaluation mode of `net` for a while; each module then gets back the mode that it had."""
     before = [(module, module.training) for _, module in net.named_modules()]
     net.eval()
     try:
@@ -139,7 +140,12 @@ class Linear(Module):
 
     Weights start as independent normal numbers of standard deviation gain/√in_features, which
     keeps the size of activations from layer to layer (Glorot & Bengio 2010; He et al. 2015);
-    biases start at 0. `nonlinearity` is the activation that follows, and sets the gain.
+    biases start at 0.
+
+    Args:
+        in_features, out_features: entries on the last axis of the input and of the output.
+        bias: False leaves b out.
+        nonlinearity: the activation that follows, which sets the `functional.gain`.
     """
 
     def __init__(
@@ -167,9 +173,16 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """Filters (out_channels, in_channels, k, k) slid over images (N, C, H, W), and a bias each.
+    """Filters slid over images (N, C, H, W), and a bias for each.
 
     Starts like `Linear`, with in_channels·k² inputs to each unit.
+
+    Args:
+        in_channels: C.
+        out_channels: number of filters, each (in_channels, k, k).
+        kernel_size: k.
+        stride, padding: as `functional.conv2d`.
+        bias, nonlinearity: as `Linear`.
     """
 
     def __init__(
@@ -208,6 +221,11 @@ class BatchNorm(Module):
     Keeps running averages of them, r ← (1 − m) r + m·new with momentum m, and uses these
     instead in evaluation mode. The running variance takes the unbiased estimate (as torch).
 
+    Args:
+        num_features: C, the number of channels.
+        eps: ε > 0.
+        momentum: m in [0, 1].
+
     Source: Ioffe & Szegedy (2015).
     """
 
@@ -244,15 +262,28 @@ class BatchNorm(Module):
 
 
 class BatchNorm1d(BatchNorm):
-    """`BatchNorm` of (N, C)."""
+    """`BatchNorm` of (N, C).
+
+    Args:
+        num_features, eps, momentum: as `BatchNorm`.
+    """
 
 
 class BatchNorm2d(BatchNorm):
-    """`BatchNorm` of (N, C, H, W), each channel over all pixels of all images."""
+    """`BatchNorm` of (N, C, H, W), each channel over all pixels of all images.
+
+    Args:
+        num_features, eps, momentum: as `BatchNorm`.
+    """
 
 
 class LayerNorm(Module):
-    """γ (x − mean)/√(var + ε) + β over the last axis, each example by itself (Ba et al. 2016)."""
+    """γ (x − mean)/√(var + ε) + β over the last axis, each example by itself (Ba et al. 2016).
+
+    Args:
+        num_features: entries on the last axis.
+        eps: ε > 0.
+    """
 
     def __init__(self, num_features: int, eps: float = 1e-5):
         n = backend.count("num_features", num_features)
@@ -316,7 +347,11 @@ class Flatten(Module):
 
 
 class MaxPool2d(Module):
-    """Largest entry of each window."""
+    """Largest entry of each window.
+
+    Args:
+        kernel_size, stride: as `functional.max_pool2d`.
+    """
 
     def __init__(self, kernel_size: int, stride: int | None = None):
         self.kernel_size, self.stride = kernel_size, stride
@@ -326,7 +361,11 @@ class MaxPool2d(Module):
 
 
 class AvgPool2d(Module):
-    """Mean of each window."""
+    """Mean of each window.
+
+    Args:
+        kernel_size, stride: as `functional.avg_pool2d`.
+    """
 
     def __init__(self, kernel_size: int, stride: int | None = None):
         self.kernel_size, self.stride = kernel_size, stride
@@ -350,7 +389,7 @@ class Tanh(Module):
 
 
 class Sigmoid(Module):
-    """1/(1+e^-x)."""
+    """1/(1+e⁻ˣ)."""
 
     def forward(self, x: Any) -> Any:
         return ops.sigmoid(x)
@@ -393,7 +432,11 @@ def _takes_relu(layer: Module) -> bool:
 
 
 class Sequential(Module):
-    """The layers one after the other; a ReLU runs as one operation with the layer before it."""
+    """The layers one after the other; a ReLU runs as one operation with the layer before it.
+
+    Raises:
+        TypeError: one of the layers is no Module.
+    """
 
     def __init__(self, *layers: Module):
         for i, layer in enumerate(layers):
@@ -423,7 +466,16 @@ class Sequential(Module):
 
 
 def mlp(*widths: int, activation: type[Module] = ReLU) -> Sequential:
-    """A dense network: mlp(64, 32, 10) is Linear(64, 32), ReLU, Linear(32, 10)."""
+    """A dense network: mlp(64, 32, 10) is Linear(64, 32), ReLU, Linear(32, 10).
+
+    Args:
+        *widths: of the input, of each hidden layer, and of the output.
+        activation: the class of layer after each hidden one.
+
+    Raises:
+        ValueError: fewer than two widths.
+        TypeError: an activation that is no class of layers.
+    """
     if not (isinstance(activation, type) and issubclass(activation, Module)):
         raise TypeError(f"activation must be a Module class such as nn.ReLU, got {activation!r}")
     if len(widths) < 2:
@@ -469,20 +521,35 @@ def _fans(parameter: Tensor) -> tuple[int, int]:
 
 
 def xavier_normal_(parameter: Tensor, gain: float = 1.0) -> None:
-    """Normal with variance gain² · 2/(fan_in + fan_out) (Glorot & Bengio 2010)."""
+    """Normal with variance gain² · 2/(fan_in + fan_out) (Glorot & Bengio 2010).
+
+    Args:
+        parameter: a weight (out, in, …), overwritten.
+        gain: see `functional.gain`.
+    """
     fan_in, fan_out = _fans(parameter)
     std = gain * math.sqrt(2.0 / (fan_in + fan_out))
     parameter.data = std * backend.stream().standard_normal(parameter.shape)
 
 
 def kaiming_normal_(parameter: Tensor, nonlinearity: str = "relu") -> None:
-    """Normal with variance gain²/fan_in (He et al. 2015)."""
+    """Normal with variance gain²/fan_in (He et al. 2015).
+
+    Args:
+        parameter: a weight (out, in, …), overwritten.
+        nonlinearity: the activation that follows, see `functional.gain`.
+    """
     std = functional.gain(nonlinearity) / math.sqrt(_fans(parameter)[0])
     parameter.data = std * backend.stream().standard_normal(parameter.shape)
 
 
 def orthogonal_(parameter: Tensor, gain: float = 1.0) -> None:
-    """gain times a random matrix with orthonormal rows or columns (Saxe et al. 2014)."""
+    """`gain` times a random matrix with orthonormal rows or columns (Saxe et al. 2014).
+
+    Args:
+        parameter: a weight (out, in, …), overwritten.
+        gain: see `functional.gain`.
+    """
     _fans(parameter)
     rows = parameter.shape[0]
     flat = backend.stream().standard_normal((rows, parameter.size // rows))
@@ -492,7 +559,7 @@ def orthogonal_(parameter: Tensor, gain: float = 1.0) -> None:
 
 
 def zeros_(parameter: Tensor) -> None:
-    """All entries 0."""
+    """All entries of `parameter` 0."""
     parameter.data = np.zeros(parameter.shape)
 
 

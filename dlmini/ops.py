@@ -85,7 +85,7 @@ def power(x: Any, p: Any) -> Any:
 
 
 def raw(x: Any) -> Any:
-    """The raw array of a Tensor, for a mask that is not differentiated."""
+    """The raw array of a Tensor x, for a mask that is not differentiated."""
     return x.data if x.__class__ is Tensor else x
 
 
@@ -102,12 +102,12 @@ relu = _elementwise(lambda x: xp(x).maximum(x, 0.0), lambda g, z, x: g * (raw(z)
 
 
 def _sigmoid(x):
-    """1/(1+e^-x) as (1+tanh(x/2))/2, which overflows nowhere."""
+    """1/(1+e⁻ˣ) as (1+tanh(x/2))/2, which overflows nowhere."""
     return 0.5 * xp(x).tanh(0.5 * x) + 0.5
 
 
 def _softplus(x):
-    """log(1+eˣ) = max(x, 0) + log(1+e^-|x|), which overflows nowhere."""
+    """log(1+eˣ) = max(x, 0) + log(1 + exp(−|x|)), which overflows nowhere."""
     return xp(x).maximum(x, 0.0) + xp(x).log1p(xp(x).exp(-xp(x).abs(x)))
 
 
@@ -192,7 +192,7 @@ _total = _linear_map(
 
 
 def sum(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
-    """Sum over `axis` (all axes if None)."""
+    """Σ x over `axis` (all axes if None), which stays with length 1 if `keepdims`."""
     x = operand(x)
     if axis is None and not keepdims:
         return _total(x, shape=x.shape)
@@ -201,7 +201,11 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False)
 
 
 def mean(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
-    """Mean over `axis` (all axes if None)."""
+    """Mean of x over `axis` (all axes if None), which stays with length 1 if `keepdims`.
+
+    Raises:
+        ShapeError: there is nothing to average.
+    """
     x = operand(x)
     count = math.prod(x.shape[a] for a in _axes(axis, x.ndim))
     if count == 0:
@@ -210,13 +214,21 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False
 
 
 def var(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
-    """Mean squared distance from the mean over `axis`: divided by the count, not by count − 1."""
+    """Mean squared distance of x from its mean over `axis`: divided by the count, not by count − 1.
+
+    Args:
+        x, axis, keepdims: as `mean`.
+    """
     centred = x - mean(x, axis, keepdims=True)
     return mean(centred * centred, axis, keepdims)
 
 
 def clip(x: Any, low: float, high: float) -> Any:
-    """x kept between `low` and `high`; the gradient is 0 outside."""
+    """x kept between `low` and `high`; the gradient is 0 outside.
+
+    Raises:
+        ValueError: low > high.
+    """
     if not low <= high:
         raise ValueError(f"clip needs low <= high, got low={low} and high={high}")
     inside = (raw(x) >= low) & (raw(x) <= high)
@@ -246,14 +258,22 @@ _max, _min = _extremum("max"), _extremum("min")
 
 
 def max(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
-    """Largest entry over `axis`; tied entries share the gradient equally."""
+    """Largest entry of x over `axis`; tied entries share the gradient equally.
+
+    Args:
+        x, axis, keepdims: as `sum`.
+    """
     x = operand(x)
     axes = _axes(axis, x.ndim)
     return _max(x, axes=axes, keepdims=keepdims) if axes else x
 
 
 def min(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
-    """Smallest entry over `axis`; tied entries share the gradient equally."""
+    """Smallest entry of x over `axis`; tied entries share the gradient equally.
+
+    Args:
+        x, axis, keepdims: as `sum`.
+    """
     x = operand(x)
     axes = _axes(axis, x.ndim)
     return _min(x, axes=axes, keepdims=keepdims) if axes else x
@@ -286,7 +306,14 @@ _logsumexp = op(
 
 
 def logsumexp(x: Any, axis: int = -1, keepdims: bool = False) -> Any:
-    """log Σ eˣ over one axis, without overflow."""
+    """log Σ eˣ over one `axis`, which stays with length 1 if `keepdims`; without overflow.
+
+    Args:
+        x: any shape.
+
+    Raises:
+        ShapeError: several axes.
+    """
     x = operand(x)
     if not hasattr(axis, "__index__"):
         raise ShapeError(f"logsumexp sums over one axis, got axis={axis!r}: reshape first")
@@ -308,7 +335,7 @@ _transpose = _linear_map(
 
 
 def reshape(x: Any, shape: int | Sequence[int]) -> Any:
-    """The same entries in another shape; one entry of `shape` may be -1."""
+    """The entries of x in another shape; one entry of `shape` may be -1."""
     x = operand(x)
     wanted = (shape,) if isinstance(shape, int) else tuple(shape)
     source = tuple(x.shape)
@@ -322,7 +349,11 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
-    """Axes in another order (reversed if None)."""
+    """x with its axes in another order, `axes` (reversed if None).
+
+    Raises:
+        ShapeError: an axis is missing or there twice.
+    """
     x = operand(x)
     order = tuple(reversed(range(x.ndim))) if axes is None else _axes(axes, x.ndim)
     if len(order) != x.ndim or len(set(order)) != x.ndim:
@@ -368,7 +399,11 @@ def _index(part):
 
 
 def getitem(x: Any, index: Any) -> Any:
-    """x[index] for integers, slices, and integer or boolean arrays."""
+    """x[index] for integers, slices, and integer or boolean arrays.
+
+    Raises:
+        ShapeError: slices and integer arrays at once.
+    """
     parts = tuple(_index(p) for p in (index if isinstance(index, tuple) else (index,)))
     index = parts if isinstance(index, tuple) else parts[0]
     mixed = {isinstance(p, (slice, type(None), type(...))) for p in parts} == {True, False}
@@ -400,7 +435,11 @@ def _join(axis, sizes):
 
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
-    """Join along an existing axis."""
+    """Join `tensors` along an existing `axis`.
+
+    Raises:
+        ShapeError: there are none.
+    """
     tensors = [operand(t) for t in tensors]
     if not tensors:
         raise ShapeError("concatenate needs at least one array")
@@ -409,7 +448,11 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
-    """Join along a new axis."""
+    """Join `tensors` along a new `axis`.
+
+    Raises:
+        ShapeError: there are none.
+    """
     tensors = [operand(t) for t in tensors]
     if not tensors:
         raise ShapeError("stack needs at least one array")
@@ -463,7 +506,11 @@ _matmul = _linear_map(
 
 
 def matmul(x: Any, y: Any) -> Any:
-    """Matrix product over the last two axes; leading axes broadcast; vectors as NumPy has it."""
+    """Matrix product x y over the last two axes; leading axes broadcast; vectors as NumPy has it.
+
+    Raises:
+        ShapeError: a number, or inner sizes that differ.
+    """
     x, y = operand(x), operand(y)
     if x.ndim == 2 == y.ndim and x.shape[1] == y.shape[0]:
         return _matmul(x, y)

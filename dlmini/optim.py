@@ -14,7 +14,7 @@ from .tensor import ShapeError, Tensor
 BLOCK = 65_536  # entries updated at a time on the CPU, so that they stay in the cache
 FLUSH_EVERY = 64  # steps between two looks for denormals
 
-Schedule = Callable[[int], float]
+Schedule = Callable[[int], float]  # step t = 0, 1, … ↦ learning rate
 
 
 class Optimizer:
@@ -115,10 +115,22 @@ class Optimizer:
             self.update(theta, g, *rest)
 
     def update(self, theta: Array, g: Array, scratch: Array, *state: Array) -> None:
+        """The formula: change `theta` in place.
+
+        Args:
+            theta, g: a block of θ and of the gradient.
+            scratch: memory of the same size.
+            *state: the same block of each vector named in `state`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def decay(self, theta: Array, g: Array, spare: Array, rate: Any) -> Array:
-        """g + λθ, where λ is a number or one number per entry."""
+        """g + λθ, written into `spare`; a decoupled decay changes θ instead.
+
+        Args:
+            theta, g, spare: a block of θ, of the gradient, and memory of the same size.
+            rate: λ, a number or one number per entry.
+        """
         xp(theta).multiply(theta, rate, out=spare)
         spare += g
         return spare
@@ -155,7 +167,7 @@ class Optimizer:
         return {"lr": self.lr, "t": self.t, **vectors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave.
+        """Take over the `state` that `state_dict` gave.
 
         Raises:
             ValueError: it was saved by another kind of optimizer.
@@ -183,7 +195,7 @@ def decay_mask(net: Any) -> np.ndarray:
     """True for the entries of weight matrices and kernels, False for biases and norms; (P,).
 
     Weight decay shrinks the weights that multiply an input; pulling biases and the scales of
-    norms to zero helps nothing. Those are the parameters with fewer than two axes.
+    norms to zero helps nothing. Those are the parameters of `net` with fewer than two axes.
     """
     return np.concatenate([np.full(p.size, p.ndim >= 2) for p in net.parameters()])
 
@@ -484,6 +496,9 @@ def newton_schulz(x: Array, steps: int = 5, eps: float = 1e-7, work: Any = None)
     Returns:
         `x`.
 
+    Raises:
+        ShapeError: no matrix, or one with n > m.
+
     Source: Jordan et al. (2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -624,7 +639,11 @@ def _gradients(flat_or_params: Any) -> list[Array]:
 
 
 def grad_norm(flat_or_params: Flat | Iterable[Tensor]) -> float:
-    """‖g‖₂ over all gradients together."""
+    """‖g‖₂ over all gradients together.
+
+    Args:
+        flat_or_params: what `pack` gave (`optimizer.flat`), or parameters.
+    """
     vectors = [g.reshape(-1) for g in _gradients(flat_or_params)]
     with np.errstate(over="ignore"):
         total = math.sqrt(sum(float(g @ g) for g in vectors))
@@ -659,7 +678,12 @@ def clip_grad_norm(flat_or_params: Flat | Iterable[Tensor], max_norm: float) -> 
 
 
 def clip_grad_value(flat_or_params: Flat | Iterable[Tensor], max_value: float) -> None:
-    """Every entry of g into [−max_value, max_value], between `backward` and `step`."""
+    """Every entry of g into [−max_value, max_value], between `backward` and `step`.
+
+    Args:
+        flat_or_params: what `pack` gave (`optimizer.flat`), or parameters.
+        max_value: the largest entry to let pass, > 0.
+    """
     max_value = positive("max_value", max_value)
     for g in _gradients(flat_or_params):
         xp(g).clip(g, -max_value, max_value, out=g)
@@ -669,25 +693,25 @@ def clip_grad_value(flat_or_params: Flat | Iterable[Tensor], max_value: float) -
 
 
 def constant(lr: float) -> Schedule:
-    """η(t) = η."""
+    """η(t) = `lr`, a constant η."""
     lr = positive("lr", lr)
     return lambda t: lr
 
 
 def step_decay(lr: float, every: int, factor: float = 0.1) -> Schedule:
-    """η(t) = η · factor^⌊t/every⌋."""
+    """η(t) = η · factor^⌊t/every⌋, from η = `lr`."""
     lr, every, factor = positive("lr", lr), count("every", every), positive("factor", factor)
     return lambda t: lr * factor ** (t // every)
 
 
 def inverse_decay(lr: float, half_after: float) -> Schedule:
-    """η(t) = η / (1 + t/half_after): the 1/t decay of Robbins & Monro (1951)."""
+    """η(t) = η/(1 + t/half_after), from η = `lr`: the 1/t decay of Robbins & Monro (1951)."""
     lr, half_after = positive("lr", lr), positive("half_after", half_after)
     return lambda t: lr / (1 + t / half_after)
 
 
 def cosine(lr: float, steps: int, final: float = 0.0) -> Schedule:
-    """η(t) = final + (η − final)(1 + cos(π t/steps))/2 (Loshchilov & Hutter 2017).
+    """η(t) = final + (η − final)(1 + cos(π t/steps))/2 from η = `lr` (Loshchilov & Hutter 2017).
 
     With `final` 0 the learning rate of the last step, t = steps − 1, is still positive.
     """
@@ -716,6 +740,9 @@ def one_cycle(
         rise: share of the steps that go up, in (0, 1).
         start, end: factors ≥ 1 by which the first rate is below the highest, and the last below
             the first.
+
+    Raises:
+        ValueError: an argument outside its range.
     """
     max_lr, steps, rise = positive("max_lr", max_lr), count("steps", steps), positive("rise", rise)
     start, end = positive("start", start), positive("end", end)

@@ -35,7 +35,7 @@ _NUMPY_SCALARS = frozenset({np.float16, np.float32, np.float64, np.int64, np.boo
 
 _tick = itertools.count(1).__next__  # orders nodes, and dates changes of parameters
 _recording: Any = True  # or False, or FORWARD
-FORWARD = "forward mode"
+FORWARD = "forward mode"  # tangents go along, nothing is recorded
 
 
 @contextlib.contextmanager
@@ -69,11 +69,12 @@ class Clock:
         self.touch()
 
     def touch(self) -> None:
+        """Say that a parameter has changed now."""
         self.changed = _tick()
 
 
 class Leaf:
-    """Where differentiation ends: the engine's side of a Tensor that requires grad."""
+    """Where differentiation ends: the engine's side of a Tensor `data` that requires grad."""
 
     __slots__ = ("clock", "dtype", "grad", "order", "shape", "spare")
     op = None
@@ -136,7 +137,7 @@ class Tensor:
 
     @classmethod
     def wrap(cls, data: Array, node: Any) -> "Tensor":
-        """A Tensor around an array that is already as it should be."""
+        """A Tensor around `data`, an array already as it should be, with `node` as its history."""
         self = cls.__new__(cls)
         self._data = np.asarray(data) if data.__class__ in _NUMPY_SCALARS else data
         self.node = node
@@ -144,7 +145,10 @@ class Tensor:
 
     @property
     def data(self) -> Array:
-        """The raw array. Writing `t.data = values` copies them in and dates the change."""
+        """The raw array.
+
+        Writing `t.data = values` copies them in and dates the change.
+        """
         return self._data
 
     @data.setter
@@ -161,6 +165,7 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
+        """Whether derivatives reach this Tensor: a parameter, or computed from one."""
         return self.node is not None
 
     @property
@@ -197,15 +202,18 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Number of entries along each axis."""
         shape = self._data.shape
         return shape if shape.__class__ is tuple else tuple(shape)
 
     @property
     def ndim(self) -> int:
+        """Number of axes."""
         return self._data.ndim
 
     @property
     def dtype(self) -> Any:
+        """The precision, as the array library names it."""
         return self._data.dtype
 
     @property
@@ -220,7 +228,11 @@ class Tensor:
         return Tensor.wrap(self._data, None)
 
     def item(self) -> float:
-        """The value of a Tensor with one entry, as a Python number."""
+        """The value of a Tensor with one entry, as a Python number.
+
+        Raises:
+            ShapeError: more entries, or none.
+        """
         if self.size != 1:
             raise ShapeError(f"item() needs one entry, this Tensor has shape {self.shape}")
         return self._data.item()
@@ -348,7 +360,7 @@ def _unpickle(data: np.ndarray, requires_grad: bool) -> Tensor:
 
 # --- operations -----------------------------------------------------------------------------------
 
-Rule = Callable[..., Any]
+Rule = Callable[..., Any]  # (g, z, *args, **params) ↦ the cotangent of one argument
 
 
 def _names_read(rule: Rule) -> set[str]:
@@ -489,7 +501,16 @@ class Op:
         return Dual(xp(z).broadcast_to(total, z.shape))
 
     def push(self, tangents: Sequence[Any], z: Array, *args: Any, **params: Any) -> Any:
-        """J t for raw arrays: the tangents t of the arguments (None: constant) go forward."""
+        """J t for raw arrays: the tangents t of the arguments (None: constant) go forward.
+
+        Args:
+            tangents: one for each argument.
+            z: the output.
+            *args, **params: what the function was called with.
+
+        Raises:
+            GradientError: the operation has no rule for forward mode.
+        """
         if callable(self.jvp):
             return self.jvp(tangents, z, *args, **params)
         terms: list[Any] = []
@@ -572,7 +593,11 @@ def _explain(name: str, data: Sequence[Any], params: dict, error: Exception) -> 
 
 
 def op(forward: Callable[..., Array], *rules: Rule | None, name: str, **extra: Any) -> Op:
-    """Make an `Op` (see there) from a function and its derivative rules."""
+    """Make an `Op` from a function and its derivative rules.
+
+    Args:
+        forward, *rules, name, **extra: as `Op`.
+    """
     return Op(forward, *rules, name=name, **extra)
 
 
@@ -597,6 +622,9 @@ def grad(
 
     Returns:
         One Tensor per input; zeros where the output does not depend on it.
+
+    Raises:
+        GradientError: as `Tensor.backward`, or an input that does not require grad.
     """
     if output.__class__ is not Tensor:
         raise GradientError(
@@ -700,7 +728,7 @@ def _memory(parents: Sequence[Any], targets: set | None) -> list[Any]:
 
 
 def write(out: Any, function: Any, *args: Any) -> Any:
-    """function(*args) as a fused rule owes it: not at all, as a new array, or into memory."""
+    """function(*args) as a fused rule owes it to `out`: not at all, as a new array, or into it."""
     if out is None:
         return None
     if out is NEW:
@@ -712,7 +740,7 @@ def write(out: Any, function: Any, *args: Any) -> Any:
 
 
 def deliver(out: Any, d: Any) -> Any:
-    """The cotangent `d` as a fused rule owes it; summed over what was broadcast, if into memory."""
+    """The cotangent `d` as a fused rule owes it; into `out`, summed over what was broadcast."""
     if out is None or out is NEW:
         return None if out is None else d
     out[...] = d if d.shape == out.shape else unbroadcast(d, out.shape)
@@ -859,7 +887,7 @@ def replaying() -> bool:
 
 
 class Dual:
-    """In forward mode: the engine's side of a Tensor that moves with the inputs."""
+    """In forward mode: the engine's side of a Tensor that moves by `tangent`."""
 
     __slots__ = ("tangent",)
     op = None
@@ -977,5 +1005,5 @@ def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
 
 
 def astype(x: Any, dtype: Any) -> Any:
-    """`x` in another floating precision; its gradient comes back in its own."""
+    """`x` in another floating precision, `dtype`; its gradient comes back in its own."""
     return _cast(x, dtype=dtype, source=x.dtype)
