@@ -146,7 +146,7 @@ LIMITS = {
     "dropout": ("value", "as_tensor", MAKE),
     "conv2d": ("value", "only specifies", SHORT),
     "conv2d and relu": ("value", "only specifies", SHORT),
-    "conv2d without bias": ("value", "only specifies", SHORT),
+    "conv2d without bias": ("value", "as_strided", "patches are views by strides"),
     "max_pool2d": ("gradient", "numeric dtypes", MASK),
 }
 

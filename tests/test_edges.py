@@ -52,6 +52,16 @@ def table():
         "relu at 0": (ops.relu, T.relu, [kink]),
         "leaky relu at 0": (F.leaky_relu, T.leaky_relu, [kink]),
         "elu at 0": (F.elu, T.elu, [kink]),
+        "elu of another height": (
+            lambda x: F.elu(x, 0.7),
+            lambda x: T.elu(x, 0.7),
+            [np.array([-3.0, -0.1, 2.0])],
+        ),
+        "softmax far out": (
+            F.softmax,
+            lambda x: torch.softmax(x, -1),
+            [np.array([[1000.0, 0.0, 999.0], [-1000.0, -1000.0, -1001.0]])],
+        ),
         "gelu at 0": (F.gelu, lambda x: T.gelu(x, approximate="tanh"), [kink]),
         "softplus far out": (ops.softplus, T.softplus, [np.array([-800.0, -40.0, 0.0, 800.0])]),
         "sigmoid far out": (ops.sigmoid, torch.sigmoid, [np.array([-800.0, 0.0, 800.0])]),
@@ -119,7 +129,8 @@ def table():
 NAMES = [
     "max of ties", "max of ties by row", "max of ties, kept", "min of ties by column",
     "maximum of equals", "minimum of equals", "abs at 0", "relu at 0", "leaky relu at 0",
-    "elu at 0", "gelu at 0", "softplus far out", "sigmoid far out", "tanh far out",
+    "elu at 0", "elu of another height", "gelu at 0", "softplus far out", "sigmoid far out",
+    "tanh far out", "softmax far out",
     "clip at its ends", "sqrt at 0", "norm at 0", "log at 0", "1/x at 0",
     *(f"x**{p} at 0" for p in (0, 0.0, 1, 2, 3, -1, 1.0, 2.0, 0.5)),
     "0**p", "x**0", "0**-1", "2**p", "0.0**p",
@@ -201,6 +212,14 @@ def test_nothing_that_is_right_here_came_with_a_warning():
             z = ours(*leaves)
             for g in dl.grad(z, leaves, np.ones(z.shape), create_graph=True):
                 assert np.isfinite(g.numpy()).all(), name
+
+
+def test_a_cotangent_of_zero_stays_zero():
+    x = Tensor([0.0, 2.0, -3.0], requires_grad=True)
+    for f in (lambda t: t**0, lambda t: t**2, ops.abs, ops.relu, lambda t: dl.exp(t), dl.tanh):
+        with np.errstate(all="raise"):
+            [g] = dl.grad(f(x), [x], np.zeros(3))
+        assert g.numpy().tolist() == [0.0, 0.0, 0.0]
 
 
 # --- where ----------------------------------------------------------------------------------------
@@ -328,6 +347,61 @@ def test_reductions_over_size_1_axes_are_the_entries_themselves(axis):
     assert z.sum() == g.sum() == 0
 
 
+# --- windows at the border ------------------------------------------------------------------------
+
+
+def like_torchs(ours, theirs, *arrays):
+    torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+    z, c, found = gradients(ours, *arrays)
+    leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
+    t = theirs(*leaves)
+    same(z, t)
+    for g, expected in zip(found, torch.autograd.grad(t, leaves, torch.tensor(c)), strict=True):
+        assert np.allclose(g, expected.numpy(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (4, 1), (3, 3)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize("padding", [(0, 0), (2, 0), (0, 2), (1, 2)])
+def test_convolution_with_unequal_sides(kernel, stride, padding):
+    rng = np.random.default_rng(10)
+    T = pytest.importorskip("torch.nn.functional", reason="torch is not installed")
+
+    like_torchs(
+        lambda *a: F.conv2d(*a, stride=stride, padding=padding),
+        lambda *a: T.conv2d(*a, stride=stride, padding=padding),
+        rng.standard_normal((2, 3, 5, 7)),
+        rng.standard_normal((4, 3, *kernel)),
+        rng.standard_normal(4),
+    )
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (4, 1), (5, 7)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (1, 3), (4, 4), (2, 3)])
+def test_pooling_with_unequal_sides(kernel, stride):
+    x = np.random.default_rng(11).permutation(2.0 * 3 * 5 * 7 * np.arange(210)).reshape(2, 3, 5, 7)
+    T = pytest.importorskip("torch.nn.functional", reason="torch is not installed")
+
+    for name in ("max_pool2d", "avg_pool2d"):
+        like_torchs(
+            lambda a, name=name: getattr(F, name)(a, kernel, stride),
+            lambda a, name=name: getattr(T, name)(a, kernel, stride),
+            x / x.max(),
+        )
+
+
+def test_a_filter_as_large_as_the_padded_image_fits_just_so():
+    x, w = np.ones((1, 1, 2, 3)), np.ones((1, 1, 4, 3))
+    assert F.conv2d(x, w, padding=(1, 0)).tolist() == [[[[6.0]]]]
+    with pytest.raises(
+        dl.ShapeError, match=r"\(5, 3\) does not fit into images of \(2, 3\) padded"
+    ):
+        F.conv2d(x, np.ones((1, 1, 5, 3)), padding=(1, 0))
+    with pytest.raises(dl.ShapeError, match=r"\(4, 4\) does not fit"):
+        F.conv2d(x, np.ones((1, 1, 4, 4)), padding=(1, 0))
+    assert F.conv2d(x, np.ones((1, 1, 6, 3)), padding=(2, 0)).shape == (1, 1, 1, 1)
+
+
 # --- dropout --------------------------------------------------------------------------------------
 
 
@@ -405,7 +479,6 @@ def test_shared_weights_get_the_sum_of_both_uses():
     assert np.allclose(dl.to_numpy(flat.g)[:9].reshape(3, 3), c.T @ h + inner.T @ x)
 
 
-@pytest.mark.xfail(reason="grad hands out the 1 that every walk starts from", strict=True)
 @pytest.mark.parametrize("f", [lambda x: x + 1.0, lambda x: x], ids=["x + 1", "x"])
 def test_a_gradient_that_was_handed_out_is_the_readers_own(f):
     x = Tensor(3.0, requires_grad=True)
@@ -536,3 +609,126 @@ def test_each_bad_input_of_the_design_is_explained(act, words, tmp_path):
         act(tmp_path)
     if act is divergent_run:
         assert len(dl.train.load(tmp_path / "run.npz", nn.mlp(2, 3, 2)).loss) == 4
+
+
+# --- gaps that mutants of the rules found ---------------------------------------------------------
+
+
+def test_clip_to_one_value():
+    z, c, (g,) = gradients(lambda x: ops.clip(x, 1.0, 1.0), np.array([0.0, 1.0, 2.0]))
+    assert z.tolist() == [1.0, 1.0, 1.0]
+    assert g.tolist() == [0.0, c[1], 0.0]
+
+
+def test_reshape_works_out_one_axis_and_leaves_alone_what_fits():
+    x = Tensor(np.ones((2, 6)), requires_grad=True)
+    assert ops.reshape(x, (2, -1)) is ops.reshape(x, (2, 6)) is x
+    assert x.reshape(3, -1).shape == x.reshape((3, 4)).shape == (3, 4)
+    assert x.reshape(-1).shape == (12,)
+    with pytest.raises(dl.ShapeError, match=r"reshape cannot take float64\(0, 5\)"):
+        ops.reshape(Tensor(np.ones((0, 5))), (0, -1))
+    with pytest.raises(dl.ShapeError, match="reshape cannot take"):
+        ops.reshape(x, (5, -1))
+
+
+def test_comparisons_at_equality():
+    x, one = Tensor([0.0, 1.0, 2.0]), np.ones(3)
+    for found, expected in (
+        (x < 1, [True, False, False]),
+        (x <= 1, [True, True, False]),
+        (x > dl.asarray(one), [False, False, True]),
+        (x >= Tensor(one), [False, True, True]),
+        (x == 1, [False, True, False]),
+        (x != 1, [True, False, True]),
+    ):
+        assert found.tolist() == expected
+
+
+def test_a_rule_that_reads_all_arguments_together_keeps_them():
+    weighted = dl.op(
+        lambda *xs, power: xs[0] * xs[1] ** power,
+        lambda g, z, *xs, power: g * xs[1] ** power,
+        lambda g, z, *xs, power: g * xs[0] * (power * xs[1] ** (power - 1)),
+        name="weighted",
+    )
+    rng = np.random.default_rng(12)
+    x, y = rng.standard_normal((2, 3))
+    _, c, (gx, gy) = gradients(lambda *a: weighted(*a, power=3), x, y)
+    assert np.allclose(gx, c * y**3)
+    assert np.allclose(gy, c * x * 3 * y**2)
+
+
+def test_a_layer_between_two_precisions_writes_gradients_in_that_of_its_weights():
+    rng = np.random.default_rng(13)
+    x = rng.standard_normal((4, 3))
+    dl.use(dl.describe().split()[2].lower(), "float32")
+    w, b = (Tensor(rng.standard_normal(s), requires_grad=True) for s in ((2, 3), (2,)))
+    flat = dl.flat.pack([w, b])
+    dl.use(dl.describe().split()[2].lower(), "float64")
+    c = rng.standard_normal((4, 2))
+    wide = [ops.astype(p, dl.asarray(x).dtype) for p in (w, b)]
+    flat.zero_grad()
+    F.linear(Tensor(x), *wide).backward(c)
+    assert np.allclose(dl.to_numpy(w.grad), c.T @ x, rtol=1e-5)
+    assert np.allclose(dl.to_numpy(b.grad), c.sum(0), rtol=1e-5)
+    assert dl.backend.dtype_name(w.grad.dtype) == "float32"
+
+
+def test_filters_start_as_dense_weights_do():
+    layer = nn.Conv2d(16, 64, 3, nonlinearity="tanh")
+    assert layer.weight.numpy().std() == pytest.approx(5 / 3 / np.sqrt(16 * 9), rel=0.03)
+    assert not layer.bias.numpy().any()
+    dense = nn.Linear(100, 90, nonlinearity="relu")
+    assert dense.weight.numpy().std() == pytest.approx(np.sqrt(2 / 100), rel=0.03)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4, 2)])
+def test_batch_norm_with_a_scale_a_shift_and_a_large_eps_is_torchs_in_both_modes(shape):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    rng = np.random.default_rng(14)
+    mine = (nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d)(3, eps=0.3, momentum=0.2)
+    other = (torch.nn.BatchNorm1d if len(shape) == 2 else torch.nn.BatchNorm2d)(
+        3, eps=0.3, momentum=0.2, dtype=torch.float64
+    )
+    for name in ("weight", "bias"):
+        values = rng.standard_normal(3)
+        getattr(mine, name).data = values
+        getattr(other, name).data = torch.tensor(values)
+    for _ in range(3):
+        x = rng.standard_normal(shape) * 3 + 1
+        assert np.allclose(mine(dl.asarray(x)).numpy(), other(torch.tensor(x)).detach())
+    mine.eval(), other.eval()
+    like_torchs(mine, other, rng.standard_normal(shape))
+
+
+def test_a_residual_block_scales_its_branch_and_skips_it_for_whole_images():
+    branch = nn.Conv2d(2, 2, 3, padding=1)
+    x = dl.asarray(np.random.default_rng(15).standard_normal((40, 2, 3, 3)))
+    inner = branch(x).numpy()
+    z = nn.Residual(branch, scale=0.25)(x).numpy()
+    assert np.allclose(z, dl.to_numpy(x) + 0.25 * inner)
+    added = nn.Residual(branch, scale=2.0, drop=0.5)(x).numpy() - dl.to_numpy(x)
+    skipped = np.array([np.allclose(a, 0) for a in added])
+    kept = np.array([np.allclose(a, 2.0 * 2.0 * i) for a, i in zip(added, inner, strict=True)])
+    assert (skipped ^ kept).all()
+    assert 5 < skipped.sum() < 35
+
+
+def test_xavier_counts_the_pixels_of_a_filter_on_both_sides():
+    filters = Tensor(np.zeros((60, 20, 3, 3)), requires_grad=True)
+    nn.xavier_normal_(filters)
+    assert filters.numpy().var() == pytest.approx(2 / (20 * 9 + 60 * 9), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4)])
+def test_orthogonal_matrices_prefer_no_direction(shape):
+    """Of a normal matrix that is q r, q is uniform if the signs make the diagonal of r positive."""
+    matrix = Tensor(np.zeros(shape), requires_grad=True)
+    dl.seed(3)
+    nn.orthogonal_(matrix)
+    dl.seed(3)
+    drawn = dl.backend.stream().standard_normal(shape)
+    q, drawn = (m if shape[0] >= shape[1] else m.T for m in (matrix.numpy(), drawn))
+    r = q.T @ drawn
+    assert np.allclose(r, np.triu(r))
+    assert (np.diag(r) > 0).all()
