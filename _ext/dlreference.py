@@ -158,7 +158,7 @@ def body(package: Package, entry: Entry) -> list[nodes.Node]:
             items = [nodes.list_item("", words.paragraph(line)) for line in lines]
             found.append(nodes.bullet_list("", *items))
         elif kind == "formula":
-            formula = "\n".join(part for line in lines for part in re.split(r" {2,}", line))
+            formula = "\n".join(part for line in lines for part in re.split(r" {3,}", line))
             found.append(verbatim(formula, "dl-formula"))
         else:
             text = "\n".join(lines)
