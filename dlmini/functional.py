@@ -185,7 +185,9 @@ def _pixels(x):
 
 def _compact(x):
     """The same numbers in order in memory."""
-    return np.ascontiguousarray(x) if xp(x) is np else x.contiguous()
+    if x.__class__ is np.ndarray:
+        return np.ascontiguousarray(x)
+    return x.contiguous() if hasattr(x, "contiguous") else xp(x).asarray(x, copy=True)
 
 
 def _padded(x, padding):

@@ -660,6 +660,8 @@ def _walk(
     target nodes are returned. Without `retain_graph` each node is freed once it is done with.
     """
     cotangent = _seed_cotangent(root, cotangent, create_graph)
+    if targets is not None and cotangent.__class__ is not Tensor:
+        cotangent = xp(cotangent).asarray(cotangent, copy=True)  # it may be handed out
     if root.node.op is None:
         if targets is None:
             root.node.accumulate(cotangent)
