@@ -90,9 +90,9 @@ def growth(found: dict[str, Any]) -> None:
             upper, [0.6 * us[-1] * (v / x[-1]) ** power for v in upper], "--", color=GREY,
             linewidth=1.4,
         )  # fmt: skip
-        ax.annotate(
-            f"slope {power} ", (upper[0], 0.6 * us[-1] * (upper[0] / x[-1]) ** power),
-            color=GREY, fontsize=10, ha="right", va="center",
+        ax.text(
+            0.99, 0.03, f"slope {power}", transform=ax.transAxes, color=GREY, fontsize=10,
+            ha="right",
         )  # fmt: skip
         ax.set_xscale("log")
         ax.set_yscale("log")
