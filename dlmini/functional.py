@@ -50,7 +50,9 @@ def _then_relu(layer: Op) -> Op:
 
     def forward(*args, **params):
         z = layer.forward(*args, **params)
-        return np.maximum(z, 0.0, out=z) if z.__class__ is np.ndarray else xp(z).maximum(z, 0.0)
+        if z.__class__ is np.ndarray:
+            return np.maximum(z, 0.0, out=z)
+        return z.clamp_(min=0.0) if hasattr(z, "clamp_") else xp(z).maximum(z, 0.0)
 
     def behind(rule):
         return lambda g, z, *args, **params: rule(_gated(g, z), None, *args, **params)
