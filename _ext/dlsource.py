@@ -389,12 +389,8 @@ class Package:
             return None
         top = self.name
         name = re.sub(r"^dl\.", f"{top}.", name)
-        first, _, rest = name.partition(".")
-        tries = [f"{module.name}.{owner}.{name}" if owner else "", f"{module.name}.{name}", name]
-        if first in module.imports:
-            tries.append(".".join(filter(None, [module.imports[first], rest])))
-        tries.append(f"{top}.{name}")
-        for full in filter(None, tries):
+        own = [f"{module.name}.{owner}.{name}"] if owner else []
+        for full in (*own, f"{module.name}.{name}", name, f"{top}.{name}"):
             if full in self.names:
                 return full
             parent, _, last = full.rpartition(".")
