@@ -26,6 +26,7 @@ from .ops import (
     mean,
     min,
     minimum,
+    pad,
     relu,
     reshape,
     sigmoid,

@@ -311,20 +311,46 @@ class Dropout(Module):
         return f"Dropout({self.p:g})"
 
 
+class StochasticDepth(Module):
+    """In training, whole examples dropped with probability p and the others scaled by 1/(1 − p).
+
+    At the end of a residual branch it makes the network shorter for some of the examples.
+
+    Args:
+        p: from 0 to 1.
+
+    Raises:
+        ValueError: p outside [0, 1].
+
+    Source: Huang et al. (2016), per example.
+    """
+
+    def __init__(self, p: float = 0.1):
+        self.p = functional.probability("p", p)
+
+    def forward(self, x: Any) -> Any:
+        if not self.training or not self.p:
+            return x
+        kept = backend.stream().random((x.shape[0],) + (1,) * (x.ndim - 1)) >= self.p
+        return functional.dropout(x, self.p, mask=kept)
+
+    def __repr__(self) -> str:
+        return f"StochasticDepth({self.p:g})"
+
+
 class Residual(Module):
     """x + scale · branch(x) (He et al. 2016).
 
     Args:
         branch: a module whose output has the shape of its input.
         scale: factor on the branch.
-        drop: probability that, in training, an example skips the branch; those that do not
-            are scaled by 1/(1 − drop) (stochastic depth: Huang et al. 2016).
+        drop: probability that, in training, an example skips the branch (`StochasticDepth`).
     """
 
     def __init__(self, branch: Module, scale: float = 1.0, drop: float = 0.0):
         self.branch = branch
         self.scale = float(scale)
-        self.drop = functional.probability("drop", drop)
+        self.drop = StochasticDepth(functional.probability("drop", drop))
 
     def forward(self, x: Any) -> Any:
         z = self.branch(x)
@@ -333,10 +359,11 @@ class Residual(Module):
                 f"a residual branch must keep the shape: it got {tuple(x.shape)} and gave "
                 f"{tuple(z.shape)}"
             )
-        if self.training and self.drop:
-            kept = backend.stream().random((x.shape[0],) + (1,) * (x.ndim - 1)) >= self.drop
-            z = functional.dropout(z, self.drop, mask=kept)
+        z = self.drop(z) if self.drop.p else z
         return x + (z if self.scale == 1.0 else z * self.scale)
+
+    def __repr__(self) -> str:
+        return f"Residual({self.branch!r})"
 
 
 class Flatten(Module):
@@ -501,6 +528,8 @@ def checkpoint_sequential(layers: Sequential | list[Module], segments: int, x: A
     chain = layers.layers if isinstance(layers, Sequential) else list(layers)
     segments = min(backend.count("segments", segments), len(chain))
     ends = [len(chain) * (i + 1) // segments for i in range(segments)]
+    # A ReLU stays with the layer that it runs with as one operation.
+    ends = [end + (end < len(chain) and chain[end].__class__ is ReLU) for end in ends]
     for start, end in zip([0, *ends], ends, strict=False):
         x = checkpoint(Sequential(*chain[start:end]), x)
     return x

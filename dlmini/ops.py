@@ -30,9 +30,9 @@ from .tensor import (
 
 __all__ = [
     "abs", "add", "astype", "broadcast_to", "clip", "concatenate", "cos", "div", "exp", "getitem",
-    "log", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "power",
-    "relu", "reshape", "sigmoid", "sin", "softplus", "sqrt", "stack", "sub", "sum", "tanh",
-    "transpose", "unbroadcast", "var", "where",
+    "log", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "mul", "neg", "pad",
+    "power", "relu", "reshape", "sigmoid", "sin", "softplus", "sqrt", "stack", "sub", "sum",
+    "tanh", "transpose", "unbroadcast", "var", "where",
 ]  # fmt: skip
 
 # How tangents go forward: entry by entry by the same rules, or by the function itself.
@@ -412,6 +412,27 @@ def getitem(x: Any, index: Any) -> Any:
     ):
         raise ShapeError("index with slices or with integer arrays, not with both at once")
     return _getitem(x, index=index, shape=tuple(x.shape))
+
+
+def pad(x: Any, widths: Sequence[Sequence[int]]) -> Any:
+    """x with zeros around it.
+
+    Args:
+        x: any shape.
+        widths: (before, after) for each axis, such as ((0, 0), (1, 2)).
+
+    Raises:
+        ShapeError: not one pair of numbers >= 0 for each axis.
+    """
+    x = operand(x)
+    pairs = [tuple(pair) for pair in widths]
+    if [len(p) for p in pairs] != [2] * x.ndim or builtins.any(n < 0 for p in pairs for n in p):
+        raise ShapeError(
+            f"pad of {x.ndim} axes takes (before, after), both >= 0, for each, got {widths!r}"
+        )
+    index = tuple(slice(a, a + n) for (a, _), n in zip(pairs, x.shape, strict=True))
+    shape = tuple(a + n + b for (a, b), n in zip(pairs, x.shape, strict=True))
+    return _put(x, index=index, shape=shape)
 
 
 @functools.lru_cache(256)

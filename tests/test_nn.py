@@ -24,8 +24,8 @@ def images(n=4, c=2, size=6):
 def small_net():
     return nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Residual(nn.Linear(27, 27), scale=0.5, drop=0.2), nn.Dropout(0.3), nn.LayerNorm(27),
-        nn.Linear(27, 4),
+        nn.Residual(nn.Linear(27, 27), scale=0.5, drop=0.2), nn.Dropout(0.3),
+        nn.StochasticDepth(0.1), nn.LayerNorm(27), nn.Linear(27, 4),
     )  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dlmini as dl
+from dlmini import ShapeError, ops
 from dlmini import functional as F
-from dlmini import ops
 from dlmini.tensor import Op
 from dlmini.testing import gradcheck, gradgradcheck
 
@@ -131,6 +131,7 @@ def test_shape_rules_match_differences(shape, seed):
     both(lambda t: t.T, x, rng=rng)
     both(lambda t, u: ops.concatenate([t, u, t], 1), x, y, rng=rng)
     both(lambda t, u: ops.stack([t, u], -1), x, y, rng=rng)
+    both(lambda t: ops.pad(t, [(i, 1) for i in range(t.ndim)]), x, rng=rng)
     both(lambda t: ops.broadcast_to(t, (2, *shape)), x, rng=rng)
     both(lambda t: ops.unbroadcast(t, (1,) * len(shape)), x, rng=rng)
 
@@ -228,3 +229,11 @@ def test_logsumexp_of_infinities():
     assert float(dl.logsumexp(dl.Tensor([-np.inf, -np.inf]))) == -np.inf
     assert float(dl.logsumexp(dl.Tensor([np.inf, 1.0]))) == np.inf
     assert float(dl.logsumexp(dl.Tensor([-np.inf, 2.0]))) == 2.0
+
+
+def test_padding_is_numpys_and_says_what_it_needs():
+    x = np.arange(6.0).reshape(2, 3)
+    assert dl.pad(x, ((1, 0), (2, 1))).tolist() == np.pad(x, ((1, 0), (2, 1))).tolist()
+    for widths in ([(1, 1)], [(1, 1), (0, -1)], [(1,), (1,)]):
+        with pytest.raises(ShapeError, match="pad of 2 axes takes"):
+            dl.pad(x, widths)
