@@ -18,8 +18,8 @@ from .backend import Array, count, like, positive, xp
 from .flat import Flat
 from .tensor import GradientError, Leaf, ShapeError, Tensor, grad, no_grad
 
-Loss = Callable[[], Tensor]
-Matvec = Callable[[np.ndarray], Any]
+Loss = Callable[[], Tensor]  # builds the scalar loss anew from the packed parameters
+Matvec = Callable[[np.ndarray], Any]  # v ↦ A v for a symmetric matrix A
 
 
 def _direction(name: str, vector: Any, flat: Flat) -> np.ndarray:
@@ -540,6 +540,10 @@ def filter_direction(flat: Flat, rng: np.random.Generator | None = None) -> Arra
     this a network whose layers are rescaled, which computes the same function, would seem to
     have another landscape (Li et al. 2018).
 
+    Args:
+        flat: the packed parameters.
+        rng: default the stream that `dl.seed` started.
+
     Returns:
         (P,).
     """
@@ -568,6 +572,7 @@ def loss_slice(
 
     Args:
         loss: builds the loss from the packed parameters.
+        flat: the packed parameters.
         first, second: directions, (P,).
         a, b: coordinates along them, (n,) and (m,).
         centre: θ, (P,); the present parameters if None.
@@ -601,6 +606,9 @@ def principal_plane(path: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         origin; and the share of the path's variance that each direction holds, (2,). For a
         random walk in many dimensions the two shares come to 0.76 (Antognini & Sohl-Dickstein
         2018).
+
+    Raises:
+        ShapeError: fewer than three points, or points that are all alike.
     """
     points = backend.to_numpy(path)
     if points.ndim != 2 or min(points.shape) < 2 or len(points) < 3 or not np.ptp(points, 0).any():
