@@ -219,10 +219,16 @@ def _output_size(size, kernel, stride):
 
 
 def _columns(x, kernel, stride, padding):
-    """Patches as rows, (N·H'·W', kh·kw·C): of each pixel row of a patch one run is copied."""
+    """Patches as rows, (N·H'·W', kh·kw·C)."""
     p, library = _compact(_padded(x, padding)), xp(x)
     (n, h, w, c), (kh, kw), (sh, sw) = p.shape, kernel, stride
     high, wide = _output_size((h, w), kernel, stride)
+    if kw * c < 8:  # copy place by place of the kernel
+        out = library.empty((n, high, wide, kh, kw, c), dtype=p.dtype, device=p.device)
+        for i, j, down, across in _windows((h, w), kernel, stride):
+            out[:, :, :, i, j, ...] = p[:, down, across, ...]
+        return library.reshape(out, (n * high * wide, kh * kw * c))
+    # Copy patch by patch, each row of a patch in one run.
     shape = (n, high, wide, kh, kw * c)
     # In steps of entries; an axis of size 1 may claim any step, so they are not asked for.
     steps = (h * w * c, sh * w * c, sw * c, w * c, 1)
@@ -389,11 +395,12 @@ def _spread_forward(g, hits, kernel, stride, shape):
     out = _channels_first(library.zeros((n, h, w, c), dtype=g.dtype, device=g.device))
     apart = stride[0] >= kernel[0] and stride[1] >= kernel[1]  # no pixel lies in two windows
     for k, (_, _, down, across) in enumerate(_windows((h, w), kernel, stride)):
-        part = g if hits is None else g * hits[k]
-        if apart:
-            out[:, :, down, across] = part
+        if hits is None:
+            out[:, :, down, across] += g
+        elif apart:
+            library.multiply(g, hits[k], out=out[:, :, down, across])
         else:
-            out[:, :, down, across] += part
+            out[:, :, down, across] += g * hits[k]
     return out
 
 
@@ -412,12 +419,17 @@ def _max_pool_forward(x, kernel, stride):
 
 def _first_hits(x, z, kernel, stride):
     """For each place of the kernel: the windows whose maximum stands there first."""
-    free, hits = True, []
-    for _, _, down, across in _windows(x.shape[2:], kernel, stride):
-        hit = (x[:, :, down, across] == z) & free
-        free = free ^ hit
+    *places, _last = _windows(x.shape[2:], kernel, stride)
+    free, hits = None, []
+    for _, _, down, across in places:
+        hit = x[:, :, down, across] == z
+        if free is None:
+            free = ~hit
+        else:
+            hit &= free
+            free ^= hit
         hits.append(hit)
-    return hits
+    return [*hits, z == z if free is None else free]  # what stood nowhere else stands there
 
 
 def _max_pool_rule(g, z, x, kernel, stride):

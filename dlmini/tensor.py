@@ -588,7 +588,8 @@ def _explain(name: str, data: Sequence[Any], params: dict, error: Exception) -> 
         for a in data
     )
     kind: type[Exception] = TypeError if isinstance(error, TypeError) else ShapeError
-    options = f" with {params}" if params else ""
+    shown = {k: v for k, v in params.items() if isinstance(v, (int, float, str, tuple))}
+    options = f" with {shown}" if shown else ""
     return kind(f"{name} cannot take {kinds}{options} ({str(error).splitlines()[0]})")
 
 

@@ -738,3 +738,68 @@ def test_orthogonal_matrices_prefer_no_direction(shape):
     r = q.T @ drawn
     assert np.allclose(r, np.triu(r))
     assert (np.diag(r) > 0).all()
+
+
+def test_a_checkpoint_beside_another_use_of_its_argument():
+    x = np.random.default_rng(16).standard_normal(4)
+
+    def f(t, wrap):
+        h = dl.tanh(t)
+        other = h * h
+        z = wrap(lambda u: dl.sin(u) * u, h)
+        return z * other + h
+
+    expected = gradients(lambda t: f(t, lambda g, u: g(u)), x)
+    found = gradients(lambda t: f(t, dl.checkpoint), x)
+    assert (found[0] == expected[0]).all()
+    assert np.allclose(found[2][0], expected[2][0], rtol=1e-13)
+
+
+def test_the_gradient_of_a_parameter_by_itself():
+    x = Tensor(3.0, requires_grad=True)
+    assert dl.grad(x, x)[0].item() == 1.0
+    assert x.grad is None
+    x.backward()
+    x.backward()
+    assert x.grad == 2.0
+
+
+def test_shapes_are_plain_tuples():
+    x = Tensor(np.ones((2, 3)))
+    assert type(x.shape) is type((x * 2.0).shape) is tuple
+
+
+class Scaled:
+    """Rules that say nothing of what they read: functions of a kind that has no code to look at."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, g, z, x):
+        return g * self.factor * x
+
+    def rule(self, g, z, x):
+        return g * self.factor * x
+
+
+@pytest.mark.parametrize("rule", [Scaled(2.0), Scaled(2.0).rule], ids=["object", "method"])
+def test_a_rule_without_code_to_read_keeps_everything(rule):
+    square = dl.op(lambda x: x * x, rule, name="square")
+    x = np.array([1.0, -3.0])
+    _, c, (g,) = gradients(square, x)
+    assert g.tolist() == (2 * c * x).tolist()
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: F.linear(np.ones((2, 3)), np.ones(3)), r"needs a weight \(out, in\).*got \(3,\)"),
+        (lambda: F.linear(np.ones((2, 3)), np.ones((4, 3)), np.ones(3)), r"bias \(out,\).*\(3,\)"),
+        (lambda: F.linear(np.float64(1), np.ones((4, 3))), r"shape \(\), but the layer takes 3"),
+        (lambda: F.max_pool2d(np.ones((1, 1, 2, 9)), 3), r"\(3, 3\) does not fit into \(2, 9\)"),
+        (lambda: F.avg_pool2d(np.ones((1, 1, 9, 2)), 3), r"\(3, 3\) does not fit into \(9, 2\)"),
+    ],
+)
+def test_layers_refuse_what_fits_on_one_side_only(act, words):
+    with pytest.raises(dl.ShapeError, match=words):
+        act()
