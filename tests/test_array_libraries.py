@@ -214,6 +214,34 @@ def test_the_numbers_are_those_of_central_differences(name):
     gradgradcheck(f, arguments)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_forward_mode_is_the_adjoint_of_reverse_mode(name):
+    """c · (J v) = (Jᵀ c) · v, with all arguments moving and with each one alone."""
+    dl.use("numpy", "float64")
+    f, *arguments = CASES[name]
+    rng = np.random.default_rng(8)
+    leaves = [Tensor(a, requires_grad=True) for a in arguments]
+    z = f(*leaves)
+    c = rng.standard_normal(z.shape)
+    g = [t.numpy() for t in dl.grad(z, leaves, c)]
+    v = [rng.standard_normal(a.shape) for a in arguments]
+
+    def product(moving):
+        def moved(*xs):
+            given = list(arguments)
+            for i, x in zip(moving, xs, strict=True):
+                given[i] = x
+            return f(*(Tensor(a) if isinstance(a, np.ndarray) else a for a in given))
+
+        primals = [arguments[i] for i in moving]
+        return dl.jvp(moved, primals, [v[i] for i in moving])[1].numpy()
+
+    n = len(arguments)
+    for moving in [list(range(n)), *([i] for i in range(n))]:
+        expected = sum((g[i] * v[i]).sum() for i in moving)
+        assert (c * product(moving)).sum() == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("name", CASES)
 def test_backward_writes_the_same_into_packed_memory(name, backend):

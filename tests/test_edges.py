@@ -803,3 +803,33 @@ def test_a_rule_without_code_to_read_keeps_everything(rule):
 def test_layers_refuse_what_fits_on_one_side_only(act, words):
     with pytest.raises(dl.ShapeError, match=words):
         act()
+
+
+def test_reductions_over_everything_can_keep_their_axes():
+    x = np.random.default_rng(17).standard_normal((2, 3))
+    for f, expected in (
+        (ops.sum, x.sum()), (ops.mean, x.mean()), (ops.max, x.max()), (ops.min, x.min()),
+        (ops.var, x.var()),
+    ):  # fmt: skip
+        z, _, (g,) = gradients(lambda t, f=f: f(t, keepdims=True), x)
+        assert z.shape == (1, 1)
+        assert z.item() == pytest.approx(expected)
+        assert g.shape == (2, 3)
+        assert f(x).shape == ()
+
+
+def test_one_of_a_kind():
+    x = np.random.default_rng(18).standard_normal((2, 3))
+    for f in (lambda t: ops.concatenate([t], 1), lambda t: ops.stack([t], 1)[:, 0]):
+        z, c, (g,) = gradients(f, x)
+        assert (z == x).all()
+        assert (g == c).all()
+    z, c, (g,) = gradients(lambda t: dl.where([True, False], t, 0.0), np.array([1.0, 2.0]))
+    assert z.tolist() == [1.0, 0.0]
+    assert g.tolist() == [c[0], 0.0]
+    z, _, (g,) = gradients(lambda t: F.layer_norm(t, np.ones(3), np.zeros(3)), x[0])
+    assert z.shape == g.shape == (3,)
+    assert z.std() == pytest.approx(1, rel=1e-3)
+    z = F.batch_norm(x, np.ones(3), np.zeros(3), eps=1e-12)[0]
+    assert np.allclose(np.abs(z), 1)
+    assert not F.dropout(x, 1.0, mask=np.ones((2, 3))).any()
