@@ -833,3 +833,15 @@ def test_one_of_a_kind():
     z = F.batch_norm(x, np.ones(3), np.zeros(3), eps=1e-12)[0]
     assert np.allclose(np.abs(z), 1)
     assert not F.dropout(x, 1.0, mask=np.ones((2, 3))).any()
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((4,), (2, 4, 3)), ((2, 3, 4), (4,)), ((4,), (5, 2, 4, 3)), ((5, 1, 3, 4), (2, 4, 2))],
+)
+def test_vectors_times_batches_of_matrices(shapes):
+    rng = np.random.default_rng(19)
+    x, y = (rng.standard_normal(s) for s in shapes)
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    like_torchs(ops.matmul, torch.matmul, x, y)
+    assert np.allclose(ops.matmul(x, y), x @ y)
