@@ -226,7 +226,7 @@ def like(x: Any, reference: Array) -> Array:
         return np.asarray(to_numpy(x), dtype=reference.dtype)
     if xp(x) is np:  # a list, a number, a NumPy array or a Tensor
         x = np.array(to_numpy(x))
-    return xp(reference).as_tensor(x, dtype=reference.dtype, device=reference.device)
+    return xp(reference).asarray(x, dtype=reference.dtype, device=reference.device)
 
 
 def to_numpy(x: Any) -> np.ndarray:

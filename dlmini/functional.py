@@ -13,7 +13,6 @@ from .ops import (
     exp,
     matmul,
     mean,
-    minimum,
     power,
     raw,
     reshape,
@@ -37,7 +36,8 @@ def _column_sums(g: Any, out: Any = None) -> Any:
     """Σ over rows of (N, C). A product with ones is faster than `sum(0)`."""
     if g.__class__ is Tensor:
         return sum(g, 0)
-    return _product(g)(g.T, _ones(xp(g), g.shape[0], g.dtype, g.device), out=out)
+    pair = g.T, _ones(xp(g), g.shape[0], g.dtype, g.device)
+    return _product(g)(*pair) if out is None else _product(g)(*pair, out=out)
 
 
 def _gated(g: Any, z: Any) -> Any:
@@ -152,7 +152,7 @@ leaky_relu = op(
 
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """x for x > 0, else α(eˣ − 1), with α as `alpha` (Clevert et al. 2016)."""
-    below = minimum(x, 0.0)  # so that eˣ does not overflow in the branch not taken
+    below = where(raw(x) > 0, 0.0, x)  # so that eˣ does not overflow in the branch not taken
     return where(raw(x) > 0, x, alpha * (exp(below) - 1.0))
 
 
@@ -503,7 +503,7 @@ def _average(x, axis):
         return mean(x, axis, keepdims=True)
     n = x.shape[axis]
     ones = _ones(xp(x), n, x.dtype, x.device)
-    total = _product(x)(ones, x) if axis == 0 else _product(x)(x, ones).reshape(-1, 1)
+    total = _product(x)(ones, x) if axis == 0 else xp(x).reshape(_product(x)(x, ones), (-1, 1))
     total *= 1.0 / n
     return total
 
@@ -714,7 +714,7 @@ def _cross_entropy_rule(g, z, logits, labels, memo):
     """(softmax − one-hot)/N, the shortest derivative in deep learning."""
     scale = g * (1.0 / logits.shape[0])
     if g.__class__ is not Tensor:
-        p = memo["exp"] * (scale / memo["total"]).reshape(-1, 1)
+        p = memo["exp"] * xp(g).reshape(scale / memo["total"], (-1, 1))
         p[memo["rows"], labels] -= scale
         return p
     one_hot = xp(raw(logits)).zeros_like(raw(logits))
@@ -741,7 +741,7 @@ def _class_numbers(labels: Any, logits: Array) -> Array:
         )
     if xp(logits) is np:
         return backend.to_numpy(labels).astype(np.int64, copy=False)
-    return xp(logits).as_tensor(labels, dtype=xp(logits).int64, device=logits.device)
+    return xp(logits).asarray(labels, dtype=xp(logits).int64, device=logits.device)
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
@@ -781,7 +781,7 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
 
 
 def _mse_forward(prediction, target):
-    error = (prediction - target).reshape(-1)
+    error = xp(prediction).reshape(prediction - target, (-1,))
     return _product(error)(error, error) / error.shape[0]
 
 

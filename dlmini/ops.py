@@ -59,8 +59,8 @@ neg = _elementwise(lambda x: -x, lambda g, z, x: -g, name="neg")
 
 
 def _power_exponent_rule(g, z, x, p):
-    """d xᵖ/dp = xᵖ log x, and 0 where x = 0 (as torch)."""
-    return g * z * log(where(raw(x) == 0, 1.0, x))
+    """d xᵖ/dp = xᵖ log x, and 0 where x = 0 and p ≥ 0 (as torch)."""
+    return g * z * log(where((raw(x) == 0) & (raw(p) >= 0), 1.0, x))
 
 
 _power = _elementwise(
@@ -121,8 +121,9 @@ softplus = _elementwise(_softplus, lambda g, z, x: g * sigmoid(x), name="softplu
 def _share(x, y, greater):
     """Weight of the first of two arguments: 1 where it wins, 1/2 where they tie."""
     x, y = raw(x), raw(y)
-    tie = x == y
-    return (x > y if greater else x < y) + 0.5 * tie
+    array = x if hasattr(x, "dtype") else y
+    cast = xp(array).astype
+    return cast(x > y if greater else x < y, array.dtype) + 0.5 * cast(x == y, array.dtype)
 
 
 def _library(*arrays):
@@ -238,7 +239,7 @@ def clip(x: Any, low: float, high: float) -> Any:
 def _extremum(name):
     def shares(x, z, axes):
         """1 where the extremum stands, divided among ties."""
-        ties = xp(x).astype(x == z.reshape(_ones_at(x.shape, axes)), x.dtype)
+        ties = xp(x).astype(x == xp(x).reshape(z, _ones_at(x.shape, axes)), x.dtype)
         return ties / xp(ties).sum(ties, axis=axes, keepdims=True)
 
     def jvp(tangents, z, x, axes, keepdims):
@@ -284,7 +285,7 @@ def _logsumexp_forward(x, axis, keepdims):
     top = xp(x).where(xp(x).isfinite(top), top, xp(x).zeros_like(top))
     with np.errstate(divide="ignore"):  # log 0 = −∞ is right here
         total = xp(x).log(xp(x).sum(xp(x).exp(x - top), axis=axis, keepdims=True)) + top
-    return total if keepdims else total.reshape(_without(total.shape, axis))
+    return total if keepdims else xp(x).reshape(total, _without(total.shape, axis))
 
 
 def _without(shape, axis):

@@ -679,7 +679,7 @@ def _walk(
             op = node.op
             parents, z, args, params, results = node.parents, node.z, node.args, node.params, None
             if op is CHECKPOINT:
-                nodes += _spliced(node, g, grads, targets)
+                nodes += _spliced(node, g, grads)
             elif create_graph:
                 z = None if z is None else Tensor.wrap(z, node)
                 args = [
@@ -774,7 +774,8 @@ def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
     if cotangent.__class__ is Tensor and not create_graph:
         return cotangent.data
     if create_graph and cotangent.__class__ is not Tensor:
-        return Tensor.wrap(cotangent, None)  # rules see Tensors only
+        # rules see Tensors only; grad may hand it out
+        return Tensor.wrap(xp(cotangent).asarray(cotangent, copy=True), None)
     return cotangent
 
 
@@ -862,7 +863,7 @@ def checkpoint(f: Callable[..., Tensor], *args: Any) -> Tensor:
     return Tensor.wrap(z._data, node)
 
 
-def _spliced(node: Node, g: Any, grads: dict, targets: set | None) -> list[Node]:
+def _spliced(node: Node, g: Any, grads: dict) -> list[Node]:
     """Run a checkpointed function again, for its graph: the nodes that the walk goes on with."""
     global _recording, _replaying
     f, args, randomness = node.args
@@ -874,10 +875,7 @@ def _spliced(node: Node, g: Any, grads: dict, targets: set | None) -> list[Node]
     finally:
         generator.state = now
         _recording, _replaying = before
-    if top.op is None and targets is None:
-        top.accumulate(g)
-    else:
-        grads[top] = grads[top] + g if top in grads else g
+    grads[top] = g
     return _reachable(top, since=node.order)
 
 

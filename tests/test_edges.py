@@ -145,19 +145,9 @@ FIRST_ORDER = {
     "x**0": "it forgets that d²(xᵖ)/dx dp = 1/x at p = 0; test_ops has the number",
     "elu at 0": "0 takes the slope of the left side, but the curvature of the right",
 }
-# Where ours are not torch's yet.
-DIFFERS = {"elu at 0": "half the slope", "0**-1": "NaN instead of -inf by the exponent"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            n, marks=[pytest.mark.xfail(reason=DIFFERS.get(n), strict=True)] * (n in DIFFERS)
-        )
-        for n in NAMES
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_value_and_derivatives_at_the_edge_are_torchs(name):
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
     ours, theirs, arguments = table()[name]
@@ -480,10 +470,7 @@ def test_shared_weights_get_the_sum_of_both_uses():
 
 
 @pytest.mark.parametrize("f", [lambda x: x + 1.0, lambda x: x], ids=["x + 1", "x"])
-@pytest.mark.parametrize(
-    "create_graph",
-    [False, pytest.param(True, marks=pytest.mark.xfail(reason="the engine's own 1", strict=True))],
-)
+@pytest.mark.parametrize("create_graph", [False, True])
 def test_a_gradient_that_was_handed_out_is_the_readers_own(f, create_graph):
     x = Tensor(3.0, requires_grad=True)
     g = dl.grad(f(x), x, create_graph=create_graph)[0].data
