@@ -218,12 +218,23 @@ def _fraction(name: str, value: Any) -> float:
 
 
 def _approach(average: Array, x: Array, share: float, scratch: Array) -> None:
-    """average ← (1 − share)·average + share·x; `x` may be `scratch`."""
+    """average ← (1 − share)·average + share·x."""
     if hasattr(average, "lerp_"):
         average.lerp_(x, share)
         return
     average *= 1 - share
     xp(x).multiply(x, share, out=scratch)
+    average += scratch
+
+
+def _approach_square(average: Array, x: Array, share: float, scratch: Array) -> None:
+    """average ← (1 − share)·average + share·x²."""
+    average *= 1 - share
+    if hasattr(average, "addcmul_"):
+        average.addcmul_(x, x, value=share)
+        return
+    xp(x).square(x, out=scratch)
+    scratch *= share
     average += scratch
 
 
@@ -368,8 +379,7 @@ class RMSprop(Optimizer):
         super().__init__(params, lr, weight_decay, **groups)
 
     def update(self, theta, g, scratch, v, *rest):
-        xp(g).square(g, out=scratch)
-        _approach(v, scratch, 1 - self.alpha, scratch)
+        _approach_square(v, g, 1 - self.alpha, scratch)
         if self.centered:
             mean = rest[0]
             _approach(mean, g, 1 - self.alpha, scratch)
@@ -435,8 +445,7 @@ class Adam(Optimizer):
     def update(self, theta, g, scratch, m, v, v_max=None):
         library, (beta1, beta2) = xp(g), self.betas
         _approach(m, g, 1 - beta1, scratch)
-        library.square(g, out=scratch)
-        _approach(v, scratch, 1 - beta2, scratch)
+        _approach_square(v, g, 1 - beta2, scratch)
         if v_max is not None:
             v = library.fmax(v_max, v, out=v_max)
         # m̂/(√v̂ + ε) with the corrections taken out of the vectors: √v̂ = √v/root
