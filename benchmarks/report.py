@@ -432,13 +432,20 @@ def setting(results: dict[str, Any]) -> str:
 
 def measured(steps: dict[str, Any]) -> str:
     some = next(iter(steps.values()))
-    busiest = max(x["threads"] for w in steps.values() for x in w["contenders"].values())
+    used: dict[str, float] = {}
+    for w in steps.values():
+        for key, line in w["contenders"].items():
+            used[key] = max(used.get(key, 0.0), line["threads"])
+    beyond = [f"{CONTENDERS[k].label}: {number(t)}" for k, t in used.items() if t > 1.1]
+    threads = (
+        "one thread was asked for, but some used more seconds of processor time a second ("
+        + "; ".join(beyond) + ")" if beyond else "one thread"
+    )  # fmt: skip
     each = some["rounds"] // some["processes"]
     return (
         f"Each contender has a process of its own, and they take turns: {each} in each of "
         f"{some['processes']} processes one after the other. Times are medians; ratios are taken "
-        "turn by turn, then their median. Float32, one thread (nobody used more than "
-        f"{number(busiest)} seconds of processor time a second)."
+        f"turn by turn, then their median. Float32; {threads}."
     )
 
 
