@@ -93,8 +93,7 @@ def _linear_fused(g, out, z, x, weight, bias=None):
     to_weight = write(out[1], product, g.T, x)
     if len(out) == 2:
         return to_input, to_weight
-    ones = _ones(xp(g), g.shape[0], g.dtype, g.device)
-    return to_input, to_weight, write(out[2], product, g.T, ones)
+    return to_input, to_weight, write(out[2], _column_sums, g)
 
 
 _linear = op(
@@ -555,13 +554,17 @@ def _normalise_fused(g, out, z, x, weight, bias, axis, eps, memo):
     n, centred, scale = g.shape[0], memo["centred"], memo["scale"]
     product, ones = _product(g), _ones(xp(g), n, g.dtype, g.device)
     to_bias = product(ones, g)
-    if axis == 1:
-        to_weight = product(ones, g * centred * scale)
-        d = _normalise_input_rule(g, z, x, weight, bias, axis, eps, memo)
-    else:  # γ and σ are one number a column: neither h = γ g nor x̂ need be made
-        weighted = g * centred
+    weighted = g * centred
+    if axis == 0:  # σ is one number a column
         inner = product(ones, weighted)
         to_weight = inner * scale
+    else:
+        to_weight = product(ones, weighted * scale)
+    if out[0] is None:  # of data, say: then `weight` was not kept either
+        d = None
+    elif axis == 1:
+        d = _normalise_input_rule(g, z, x, weight, bias, axis, eps, memo)
+    else:  # so is γ: neither h = γ g nor x̂ need be made
         d = xp(g).multiply(centred, inner * (scale * scale * (-1.0 / n)), out=weighted)
         d += g
         d -= to_bias * (1.0 / n)

@@ -3,6 +3,7 @@
 import copy
 import gc
 import inspect
+import itertools
 import pickle
 
 import numpy as np
@@ -491,3 +492,28 @@ def test_a_parameter_that_meets_itself_in_a_fused_operation():
     w.zero_grad()
     functional.linear(w, w).sum().backward()
     assert w.grad == pytest.approx(np.ones((2, 2)) @ w.data + np.ones((2, 2)).T @ w.data)
+
+
+@pytest.mark.parametrize("tracked", list(itertools.product([True, False], repeat=3))[:-1])
+@pytest.mark.parametrize("name", ["linear", "conv2d", "batch_norm", "layer_norm"])
+@pytest.mark.parametrize("relu", [True, False])
+def test_fused_rules_do_with_what_was_kept_for_the_arguments_that_are_tracked(name, tracked, relu):
+    rng = np.random.default_rng(0)
+    shapes = {
+        "linear": [(3, 4), (5, 4), (5,)],
+        "conv2d": [(2, 3, 5, 5), (4, 3, 3, 3), (4,)],
+        "batch_norm": [(6, 3), (3,), (3,)],
+        "layer_norm": [(6, 3), (3,), (3,)],
+    }[name]
+    if relu and name == "layer_norm":
+        pytest.skip("a layer norm does not take its relu along")
+    arrays = [rng.standard_normal(s) for s in shapes]
+    inputs = [Tensor.wrap(a, Leaf(a)) if t else a for a, t in zip(arrays, tracked, strict=True)]
+    leaves = [t for t in inputs if isinstance(t, Tensor)]
+    z = getattr(functional, name)(*inputs, **({"relu": True} if relu else {}))
+    z = z[0] if isinstance(z, tuple) else z
+    cotangent = Tensor(rng.standard_normal(z.shape))
+    by_rules = dl.grad(z, leaves, cotangent, create_graph=True)
+    z.backward(cotangent)
+    for t, g in zip(leaves, by_rules, strict=True):
+        assert t.grad == pytest.approx(g.numpy(), rel=1e-9, abs=1e-12)
