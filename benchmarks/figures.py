@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from dlmini.plot import COLORS, label_lines, style
+from dlmini.book.plot import COLORS, label_lines, style
 
 from .contenders import CONTENDERS
 from .report import FLOORS

@@ -9,8 +9,8 @@ from typing import Any
 
 from . import backend, functional, ops, tensor
 from .backend import asarray, describe, rng, seed, seeded, to_numpy, use
-from .claims import ClaimFailed, claim
-from .exercises import check
+from .book.claims import ClaimFailed, claim
+from .book.exercises import check
 from .functional import accuracy, cross_entropy, linear, mse_loss, softmax
 from .ops import (
     abs,
@@ -45,13 +45,14 @@ from .tensor import GradientError, ShapeError, Tensor, checkpoint, grad, jvp, no
 __version__ = "0.1.0"
 
 # Loaded when first used, so that `import dlmini` takes a tenth of a second.
-_LAZY = {"claims", "curvature", "data", "descent", "distributed", "exercises", "flat", "nn",
-         "optim", "plot", "regularize", "testing", "train"}  # fmt: skip
+_LAZY = {"book", "curvature", "data", "descent", "distributed", "flat", "nn", "optim",
+         "plot", "regularize", "testing", "train"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return importlib.import_module(f"{__name__}.{name}")
+        wing = ".book" if name == "plot" else ""
+        return importlib.import_module(f"{__name__}{wing}.{name}")
     raise AttributeError(f"module 'dlmini' has no attribute {name!r}")
 
 

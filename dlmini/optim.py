@@ -11,8 +11,8 @@ from .backend import Array, count, dtype_name, like, number, positive, to_numpy,
 from .flat import Flat, Part, pack
 from .tensor import ShapeError, Tensor
 
-BLOCK = 65_536  # entries updated at a time on the CPU, so that they stay in the cache
-FLUSH_EVERY = 64  # steps between two looks for denormals
+_BLOCK = 65_536  # entries updated at a time on the CPU, so that they stay in the cache
+_FLUSH_EVERY = 64  # steps between two looks for denormals
 
 Schedule = Callable[[int], float]  # step t = 0, 1, … ↦ learning rate
 
@@ -74,7 +74,7 @@ class Optimizer:
     def _spans(self) -> list[tuple[int, int]]:
         """Where each block starts and ends."""
         size = self.flat.size
-        block = BLOCK if str(self.flat.theta.device) == "cpu" else size
+        block = _BLOCK if str(self.flat.theta.device) == "cpu" else size
         return [(a, min(a + block, size)) for a in range(0, size, block)]
 
     # A copy works on copies of the parameters, so its views have to be cut anew.
@@ -104,7 +104,7 @@ class Optimizer:
         self._walk()
         for part, kept in self._still:
             part[...] = kept
-        if self.t % FLUSH_EVERY == 0:
+        if self.t % _FLUSH_EVERY == 0:
             self._flush()
         self.flat.touch()
 

@@ -266,8 +266,8 @@ def test_words_are_resolved_as_the_module_would():
     assert PACKAGE.resolve("update()", regularize, "EarlyStopping") == (
         "dlmini.regularize.EarlyStopping.update"
     )
-    assert PACKAGE.resolve("ledger()", claims) == "dlmini.ledger.ledger"
-    assert PACKAGE.resolve("dl.plot.explore", claims) == "dlmini.sliders.explore"
+    assert PACKAGE.resolve("ledger()", claims) == "dlmini.book.ledger.ledger"
+    assert PACKAGE.resolve("dl.plot.explore", claims) == "dlmini.book.sliders.explore"
     assert PACKAGE.resolve("x + y", claims) is None
     assert PACKAGE.resolve("nothing", claims) is None
 
@@ -275,7 +275,7 @@ def test_words_are_resolved_as_the_module_would():
 def test_other_names_of_one_thing():
     entries = {e.full_name: e for e in EVERY}
     assert PACKAGE.aliases(entries["dlmini.ops.relu"]) == ["dlmini.relu", "dl.ops.relu", "dl.relu"]
-    assert "dl.plot.explore" in PACKAGE.aliases(entries["dlmini.sliders.explore"])
+    assert "dl.plot.explore" in PACKAGE.aliases(entries["dlmini.book.sliders.explore"])
     assert PACKAGE.aliases(entries["dlmini.optim.SGD"]) == ["dl.optim.SGD"]
     for entry in ENTRIES:
         for alias in PACKAGE.aliases(entry):

@@ -11,8 +11,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from dlmini import claims, ledger
-from dlmini.claims import ClaimFailed, claim
+from dlmini.book import claims, ledger
+from dlmini.book.claims import ClaimFailed, claim
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,7 +25,7 @@ def shown(monkeypatch):
     def keep(text, html, metadata=None):
         outputs.append((text, html, metadata["dlmini"]))
 
-    monkeypatch.setattr("dlmini.claims.show_line", keep)
+    monkeypatch.setattr("dlmini.book.claims.show_line", keep)
     return outputs
 
 

@@ -6,8 +6,8 @@ import pkgutil
 import numpy as np
 import pytest
 
-from dlmini import exercises
-from dlmini.exercises import Wrong, check, close, exercise, expect_array, expect_number, grade
+from dlmini.book import exercises
+from dlmini.book.exercises import Wrong, check, close, exercise, expect_array, expect_number, grade
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,7 @@ def test_unknown_exercises_are_errors_that_list_the_known_ones():
 def test_two_modules_cannot_claim_one_exercise():
     def other(answer): ...
 
-    other.__module__ = "dlmini.exercises.other"
+    other.__module__ = "dlmini.book.exercises.other"
     with pytest.raises(ValueError, match=r"'zz-1' has a checker in .*test_exercises"):
         exercise("zz-1")(other)
 
@@ -162,6 +162,6 @@ def test_check_shows_words_beside_the_mark(capsys):
 def test_every_module_of_checkers_belongs_to_a_chapter_and_uses_its_prefix():
     for module in pkgutil.iter_modules(exercises.__path__):
         prefixes = [p for p, name in exercises.CHAPTERS.items() if name == module.name]
-        assert len(prefixes) == 1, f"add {module.name} to dlmini.exercises.CHAPTERS"
-        importlib.import_module(f"dlmini.exercises.{module.name}")
+        assert len(prefixes) == 1, f"add {module.name} to dlmini.book.exercises.CHAPTERS"
+        importlib.import_module(f"dlmini.book.exercises.{module.name}")
         assert exercises.ids(prefixes[0]), f"{module.name} registers nothing under {prefixes[0]}-"

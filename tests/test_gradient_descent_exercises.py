@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from dlmini.exercises import grade
+from dlmini.book.exercises import grade
 
 
 def gradient(scale=2.0, sign=1.0, over="rows"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dlmini.claims import ledger, owed, records
+from dlmini.book.claims import ledger, owed, records
 
 CHROMIUM = Path("/usr/bin/chromium")
 BOOK = """
@@ -53,7 +53,7 @@ def folder(tmp_path):
 def html(monkeypatch):
     """What the ledger of a folder shows in a notebook."""
     shown = []
-    monkeypatch.setattr("dlmini.ledger.show_line", lambda text, html: shown.append(html))
+    monkeypatch.setattr("dlmini.book.ledger.show_line", lambda text, html: shown.append(html))
 
     def of(folder):
         ledger(folder)

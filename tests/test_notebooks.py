@@ -19,8 +19,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dlmini import exercises
-from dlmini.ledger import records
+from dlmini.book import exercises
+from dlmini.book.ledger import records
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -207,7 +207,7 @@ import json, sys
 setup, tasks = json.load(sys.stdin)
 import matplotlib
 matplotlib.use("Agg")
-from dlmini.exercises import grade
+from dlmini.book.exercises import grade
 for id, stub, solution, answer in tasks:
     space = {}
     for code in (setup, stub, solution):

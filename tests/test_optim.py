@@ -227,7 +227,7 @@ def test_nesterov_looks_ahead():
 def test_blocks_make_no_difference(monkeypatch):
     whole = steps_of(lr=0.1, momentum=0.9)
     p = Tensor(np.ones(10), requires_grad=True)
-    monkeypatch.setattr(dl.optim, "BLOCK", 3)
+    monkeypatch.setattr(dl.optim, "_BLOCK", 3)
     opt = dl.optim.SGD([p], lr=0.1, momentum=0.9)
     for _ in range(3):
         opt.zero_grad()
@@ -285,7 +285,7 @@ def test_one_vector_gives_the_numbers_of_one_optimizer_per_parameter(make):
 def test_blocks_of_any_size_give_the_same_bits(make, monkeypatch):
     whole = parameters()
     end = walk(whole, make(whole, weight_decay=0.1))
-    monkeypatch.setattr(optim, "BLOCK", 5)
+    monkeypatch.setattr(optim, "_BLOCK", 5)
     cut = parameters()
     assert (walk(cut, make(cut, weight_decay=0.1)) == end).all()
 
@@ -300,7 +300,7 @@ def test_a_step_allocates_nothing(make):
     for _ in range(3):
         opt.step()
     tracemalloc.start()
-    for _ in range(optim.FLUSH_EVERY):
+    for _ in range(optim._FLUSH_EVERY):
         opt.step()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from dlmini import plot, sliders
+from dlmini.book import plot, sliders
 
 CHROMIUM = Path("/usr/bin/chromium")
 

@@ -18,11 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
-# A file of dlmini may import only from files listed before it. testing.py stands at the side.
-ORDER = """
+# A file may import only from files of its wing listed before it; the book's wing, from all of the
+# engine as well. testing.py stands at the side.
+ENGINE = """
     backend tensor ops functional flat nn optim regularize curvature descent saving train
-    distributed data report ledger claims sliders plot exercises
+    distributed data
 """.split()
+BOOK = "report ledger claims predict sliders play plot exercises".split()
 TESTING_MAY_IMPORT = {"backend", "tensor", "ops"}
 
 
@@ -165,9 +167,9 @@ def test_workflows_cover_the_python_versions_that_are_promised():
 
 
 def imports_of(path: Path) -> set[str]:
-    """The dlmini files that a file imports, by name, wherever in it the import stands."""
-    package = ("dlmini", *path.relative_to(ROOT / "dlmini").with_suffix("").parts[:-1])
-    found = set()
+    """The files of dlmini that a file imports from: "nn", "book.report"."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found: set[tuple[str, ...]] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {tuple(alias.name.split(".")) for alias in node.names}
@@ -175,25 +177,26 @@ def imports_of(path: Path) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = (*base, *(node.module.split(".") if node.module else ()))
             found |= {(*module, alias.name) for alias in node.names}
-    return {names[1] for names in found if names[0] == "dlmini" and len(names) > 1}
+    inside = [names[1:] for names in found if names[0] == "dlmini" and len(names) > 1]
+    return {".".join(n[: 2 if n[0] == "book" else 1]) for n in inside}
 
 
 def test_imports_run_downwards():
-    wrong = []
+    files = {path.stem for path in (ROOT / "dlmini").glob("*.py")} - {"__init__"}
+    assert files == {*ENGINE, "testing"}, "a new file needs its place in ENGINE"
+    wing = [path for path in (ROOT / "dlmini/book").iterdir() if path.stem[0] != "_"]
+    assert {path.stem for path in wing} <= set(BOOK), "a new file needs its place in BOOK"
+    known, wrong = files | {f"book.{name}" for name in BOOK} | {"book"}, []
     for path in sorted((ROOT / "dlmini").rglob("*.py")):
-        name = path.relative_to(ROOT / "dlmini").with_suffix("").parts[0]
-        if name in ("__init__", "__main__"):
+        parts = path.relative_to(ROOT / "dlmini").with_suffix("").parts
+        if parts[-1] == "__init__" and len(parts) < 3:
             continue
-        if name == "testing":
-            allowed = TESTING_MAY_IMPORT
+        if parts[0] == "book":
+            name = parts[1]
+            allowed = {*ENGINE, *(f"book.{b}" for b in BOOK[: BOOK.index(name)])}
+            allowed |= {f"book.{name}"} if len(parts) > 2 else set()
         else:
-            assert name in ORDER, f"dlmini/{name}.py has no place in ORDER"
-            allowed = {*ORDER[: ORDER.index(name)]}
-            if path.parent.name == name:
-                allowed.add(name)
-        files = {p.stem for p in (ROOT / "dlmini").iterdir() if p.suffix == ".py" or p.is_dir()}
-        wrong += [
-            f"{name} imports {other}"
-            for other in sorted(imports_of(path) & files - allowed - {"__init__"})
-        ]
+            name = parts[0]
+            allowed = TESTING_MAY_IMPORT if name == "testing" else {*ENGINE[: ENGINE.index(name)]}
+        wrong += [f"{name} imports {other}" for other in sorted(imports_of(path) & known - allowed)]
     assert not wrong, "\n".join(wrong)

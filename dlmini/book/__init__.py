@@ -1,0 +1,1 @@
+"""What the chapters show with: claims, predictions, figures, exercises."""
