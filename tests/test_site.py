@@ -8,7 +8,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import threading
 import zlib
 from pathlib import Path
@@ -25,13 +24,6 @@ PAGES = sorted(
     if "_static" not in path.parts
 )
 READ = [page for page in PAGES if page not in ("index.html", "genindex.html", "search.html")]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-# No name resolves but our own address, and the browser does no errands of its own.
-OFFLINE = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
-    --disable-background-networking --disable-component-update""".split()
-OFFLINE.append("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
-
 STICKING_OUT = """width => [...document.querySelectorAll('article *')]
     .filter(e => e.getBoundingClientRect().right > width + 1)
     .filter(e => !e.closest('pre, mjx-container, .output, .pst-scrollable-table-container'))
@@ -48,9 +40,6 @@ pytestmark = [
     pytest.mark.site,
     pytest.mark.skipif(not PAGES, reason="the site is not built: run `make book` first"),
 ]
-needs_browser = pytest.mark.skipif(
-    not CHROMIUM, reason="no Chromium or Chrome on this machine: on Debian, `apt install chromium`"
-)
 
 
 @functools.cache
@@ -189,15 +178,6 @@ def address():
     server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
-        yield browser
-        browser.close()
-
-
 class Visit:
     """A browser tab that notes what goes wrong."""
 
@@ -248,7 +228,6 @@ def visit(browser, address):
         one.context.close()
 
 
-@needs_browser
 @pytest.mark.parametrize("page", READ)
 def test_page_works_with_the_network_off(visit, page):
     one = visit()
@@ -271,7 +250,6 @@ def test_page_works_with_the_network_off(visit, page):
     assert not formulas or "MJX" in loaded
 
 
-@needs_browser
 @pytest.mark.parametrize("width", [390, 320])
 def test_no_page_scrolls_sideways_on_a_phone(visit, width):
     one = visit(viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
@@ -287,7 +265,6 @@ def test_no_page_scrolls_sideways_on_a_phone(visit, width):
     assert one.trouble == []
 
 
-@needs_browser
 def test_search_finds_a_term(visit):
     one = visit()
     tab = one.open("intro.html")
@@ -304,7 +281,6 @@ def test_search_finds_a_term(visit):
     assert one.trouble == []
 
 
-@needs_browser
 def test_dark_mode_follows_the_system_and_the_button(visit):
     one = visit(color_scheme="dark")
     tab = one.open("intro.html")
@@ -321,7 +297,6 @@ def test_dark_mode_follows_the_system_and_the_button(visit):
     assert one.trouble == []
 
 
-@needs_browser
 def test_figures_are_turned_in_dark_mode(visit):
     pages = [page for page in READ if page_soup(page).select(".cell_output img")]
     assert pages, "no page of the site has a figure"
@@ -335,7 +310,6 @@ def test_figures_are_turned_in_dark_mode(visit):
             )
 
 
-@needs_browser
 def test_every_interactive_figure_obeys_the_keyboard(visit):
     pages = [page for page in READ if page_soup(page).select(".dl-explore")]
     assert pages, "no page of the site has an interactive figure"
@@ -365,7 +339,6 @@ def test_every_interactive_figure_obeys_the_keyboard(visit):
     assert one.trouble == []
 
 
-@needs_browser
 def test_claims_in_the_ledger_lead_to_their_cells(visit):
     one = visit()
     tab = one.open("chapters/ledger.html")
@@ -378,7 +351,6 @@ def test_claims_in_the_ledger_lead_to_their_cells(visit):
     assert tab.locator(f"[id='{anchor}']").is_visible()
 
 
-@needs_browser
 def test_hints_open_by_keyboard(visit):
     pages = [
         page for page in READ if page_soup(page).select("article details:not(.hide) > summary")
@@ -391,7 +363,6 @@ def test_hints_open_by_keyboard(visit):
     assert summary.evaluate("s => s.parentElement.open")
 
 
-@needs_browser
 def test_a_page_opens_from_the_file_system(visit):
     one = visit(base=SITE.as_uri() + "/")
     page = next(page for page in READ if page_soup(page).select("article .math"))
@@ -400,7 +371,6 @@ def test_a_page_opens_from_the_file_system(visit):
     assert one.trouble == []
 
 
-@needs_browser
 def test_paper_shows_solutions_and_hides_buttons(visit):
     pages = [page for page in READ if page_soup(page).select("article details:not(.hide)")]
     tab = visit().open(pages[0])
@@ -412,7 +382,6 @@ def test_paper_shows_solutions_and_hides_buttons(visit):
     assert not tab.locator(".bd-header-article").is_visible()
 
 
-@needs_browser
 def test_the_code_of_a_name_opens_by_keyboard(visit):
     one = visit()
     tab = one.open("chapters/api/optimizers.html#dlmini.optim.clip_grad_norm")
@@ -426,7 +395,6 @@ def test_the_code_of_a_name_opens_by_keyboard(visit):
     assert one.trouble == []
 
 
-@needs_browser
 def test_search_finds_a_function_and_not_every_line_of_code_with_its_name(visit):
     one = visit()
     tab = one.open("search.html?q=clip_grad_norm")
@@ -452,7 +420,6 @@ CONTRAST = """selector => {
         return [(a + 0.05) / (b + 0.05), e.outerHTML.slice(0, 100)]; }); }"""
 
 
-@needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_reference_is_legible(visit, scheme):
     one = visit(color_scheme=scheme)
