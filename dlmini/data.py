@@ -29,12 +29,16 @@ class Split:
     Attributes:
         x_train, x_test: inputs (N, features), floating.
         y_train, y_test: targets (N,); integers for classes.
+        groups_train, groups_test: NumPy (N,), what each example belongs to (a form, a patient);
+            None where that is not known.
     """
 
     x_train: Array
     y_train: Array
     x_test: Array
     y_test: Array
+    groups_train: np.ndarray | None = None
+    groups_test: np.ndarray | None = None
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -59,13 +63,7 @@ def random_split(
         ValueError: `test` leaves one of the parts empty.
     """
     x, y = _pairs(x, y)
-    cut = round(len(x) * _share("test", test))
-    if not 0 < cut < len(x):
-        raise ValueError(
-            f"test={test!r} of {len(x)} examples leaves the test or training part empty"
-        )
-    order = (rng or backend.stream()).permutation(len(x))
-    return _deal(x, y, order[cut:], order[:cut])
+    return _deal(x, y, *_random_rows(len(x), test, rng))
 
 
 def grouped_split(
@@ -84,6 +82,9 @@ def grouped_split(
         test: share of the test part, between 0 and 1.
         rng: default the stream that `dl.seed` started.
 
+    Returns:
+        A `Split` that holds the groups as well.
+
     Raises:
         ShapeError: x, y and groups differ in length.
         ValueError: fewer than two groups, a share that is not between 0 and 1.
@@ -100,7 +101,7 @@ def grouped_split(
     sizes = np.cumsum(np.bincount(group_of)[order])[:-1]  # at least one group is for training
     chosen = order[: 1 + int(np.argmin(abs(sizes - share * len(x))))]
     held = np.isin(group_of, chosen)
-    split = _deal(x, y, np.flatnonzero(~held), np.flatnonzero(held))
+    split = _deal(x, y, np.flatnonzero(~held), np.flatnonzero(held), groups)
     assert not set(groups[held].tolist()) & set(groups[~held].tolist()), "a group is on both sides"
     return split
 
@@ -151,12 +152,30 @@ def _pairs(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def _deal(x: np.ndarray, y: np.ndarray, kept: np.ndarray, held: np.ndarray) -> Split:
+def _random_rows(
+    n: int, test: float, rng: np.random.Generator | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of n examples are for training, and which for the test."""
+    cut = round(n * _share("test", test))
+    if not 0 < cut < n:
+        raise ValueError(f"test={test!r} of {n} examples leaves the test or training part empty")
+    order = (rng or backend.stream()).permutation(n)
+    return order[cut:], order[:cut]
+
+
+def _deal(
+    x: np.ndarray,
+    y: np.ndarray,
+    kept: np.ndarray,
+    held: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> Split:
     """The rows `kept` for training, `held` for the test; together they are all rows, once."""
     once = np.bincount(np.concatenate([kept, held]), minlength=len(x))
     assert (once == 1).all(), "an example is on both sides or on neither"
     parts = (x[kept], y[kept], x[held], y[held])
-    return Split(*(backend.asarray(p) for p in parts))
+    of_each = () if groups is None else (groups[kept], groups[held])
+    return Split(*(backend.asarray(p) for p in parts), *of_each)
 
 
 def _share(name: str, value: Any, top: float = 1.0) -> float:
@@ -180,18 +199,38 @@ def _load(name: str, **options: Any) -> Any:
     return getattr(datasets, f"load_{name}")(**options)
 
 
-def digits(test: float = 0.2, rng: np.random.Generator | None = None) -> Split:
-    """Handwritten digits: 1,797 images of 8 × 8 pixels from 43 writers, classes 0 to 9.
+# Where each form begins. It asks for the same 130 digits of every writer, so that the labels show
+# it: 0 to 9 three times, then 0 9 5 5 6 …; some forms lack a few.
+_FORMS = (0, 130, 256, 386, 516, 646, 776, 906, 1029, 1157, 1287, 1415, 1545, 1667)
 
-    Pixels run from 0 to 1; x is (N, 64). Ships with scikit-learn, no download.
+
+def digits(
+    test: float = 0.2, rng: np.random.Generator | None = None, groups: bool = False
+) -> Split:
+    """Handwritten digits: 1,797 images of 8 × 8 pixels from 13 writers, classes 0 to 9.
+
+    Pixels run from 0 to 1; x is (N, 64). These are the 13 writers of the original test set; the
+    30 of its training set are not in it. They filled in 14 forms of 130 digits each, and the
+    images lie in the order of the forms, so that the sequence of labels, which repeats, tells
+    which image is on which form: `groups_train` and `groups_test`, 0 to 13. Who wrote which form
+    is not recorded. Every second image has its nearest neighbour on its own form: a random split
+    tests new digits by known hands, whole forms test new hands. Ships with scikit-learn, no
+    download.
 
     Args:
-        test, rng: as `random_split`.
+        test: share of the test part, between 0 and 1.
+        rng: default the stream that `dl.seed` started.
+        groups: keep each form on one side, as `grouped_split` does; by default every image is
+            dealt on its own.
 
     Source: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits.
     """
     bunch = _load("digits")
-    return random_split(bunch.data / 16.0, bunch.target.astype(np.int64), test, rng)
+    x, y = bunch.data / 16.0, bunch.target.astype(np.int64)
+    form = np.searchsorted(_FORMS, np.arange(len(y)), side="right") - 1
+    if groups:
+        return grouped_split(x, y, form, test, rng)
+    return _deal(x, y, *_random_rows(len(x), test, rng), form)
 
 
 def wine(test: float = 0.2, rng: np.random.Generator | None = None) -> Split:

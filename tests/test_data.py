@@ -1,5 +1,6 @@
 """Data sets: what is in them, splits that share nothing, files that are read strictly."""
 
+import difflib
 import gzip
 import hashlib
 import http.server
@@ -105,6 +106,66 @@ def test_real_sets_are_complete_and_split_without_overlap(name):
         assert set(split.y_train) == set(split.y_test) == set(range(classes))
     else:
         assert split.y_train.dtype == "float32"
+
+
+@pytest.fixture
+def labels():
+    datasets = pytest.importorskip(
+        "sklearn.datasets", reason="scikit-learn is not installed: it holds the data"
+    )
+    return datasets.load_digits().target
+
+
+def test_every_form_asks_for_the_same_digits(labels):
+    """A form may lack a few digits, and one label is another; a wrong start would add digits."""
+    parts = np.split(labels, dl.data._FORMS[1:])
+    whole = parts[0].tolist()
+    assert len(whole) == 130
+    assert whole[:30] == [*range(10)] * 3
+    for part in parts:
+        edits = difflib.SequenceMatcher(None, whole, part.tolist(), autojunk=False).get_opcodes()
+        kinds = [kind for kind, *_ in edits if kind != "equal"]
+        assert kinds in (["replace"], ["delete"] * len(kinds)), edits
+        assert len(part) >= 122
+    assert sum(len(part) == 130 for part in parts) == 9
+
+
+def test_neighbours_share_a_form():
+    """What makes the forms worth knowing: hands differ, so a random split leaks."""
+    spatial = pytest.importorskip("scipy.spatial", reason="scipy is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: it holds the data")
+    split = dl.data.digits(rng=dl.rng(0))
+    _, nearest = spatial.cKDTree(split.x_train).query(split.x_train, 2)
+    same = split.groups_train[nearest[:, 1]] == split.groups_train
+    assert same.mean() == pytest.approx(0.52, abs=0.05)  # by chance 1/14 = 0.07
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_digits_tell_the_form_of_each_image(labels, whole):
+    split = dl.data.digits(3 / 14, dl.rng(0), groups=whole)
+    assert len(split.groups_train) == len(split.y_train)
+    assert len(split.groups_test) == len(split.y_test)
+    for form, part in enumerate(np.split(labels, dl.data._FORMS[1:])):
+        found = [
+            y[groups == form]
+            for y, groups in (
+                (split.y_train, split.groups_train),
+                (split.y_test, split.groups_test),
+            )
+        ]
+        assert sorted(np.concatenate(found)) == sorted(part)
+    shared = set(split.groups_train) & set(split.groups_test)
+    assert len(shared) == (0 if whole else 14)
+    if whole:
+        assert len(set(split.groups_test)) == 3
+
+
+def test_the_groups_of_a_split_go_with_its_examples():
+    groups = np.array(["a", "b", "c", "b", "a"])
+    split = dl.data.grouped_split(np.arange(5.0), np.arange(5), groups, 0.4, dl.rng(0))
+    assert (groups[split.y_train] == split.groups_train).all()
+    assert (groups[split.y_test] == split.groups_test).all()
+    assert dl.data.random_split(np.ones(5), np.ones(5)).groups_test is None
 
 
 def test_features_come_as_measured():
@@ -400,7 +461,7 @@ def test_absent_pooch_is_named(monkeypatch):
 
 def test_labels_that_do_not_fit_their_images_are_refused(serve, tmp_path):
     _, files = small_mnist()
-    files["t10k-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.arange(2)))
+    files["t10k-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.arange(2)), mtime=0)
     serve("MNIST", files)
     words = r"t10k-images.* \(3, 28, 28\), its labels are \(2,\)"
     with pytest.raises(DataFileError, match=words):
@@ -429,7 +490,7 @@ GOOD = idx(np.arange(24).reshape(2, 3, 4))
 
 
 def test_idx_files_are_read_packed_or_not(tmp_path):
-    for content in (GOOD, gzip.compress(GOOD)):
+    for content in (GOOD, gzip.compress(GOOD, mtime=0)):
         (tmp_path / "a").write_bytes(content)
         assert (dl.data.read_idx(tmp_path / "a") == np.arange(24).reshape(2, 3, 4)).all()
 
@@ -443,8 +504,8 @@ def test_idx_files_are_read_packed_or_not(tmp_path):
         (GOOD[:-1], r"a has 39 bytes unpacked, but its header says \(2, 3, 4\), that is 40 bytes"),
         (GOOD + b"x", "a has 41 bytes unpacked"),
         (GOOD[:9], "a has 9 bytes unpacked"),
-        (gzip.compress(GOOD)[:-9], r"a \(\d+ bytes\) cannot be read"),
-        (gzip.compress(GOOD)[:20] + b"garbage" * 9, r"a \(83 bytes\) cannot be read"),
+        (gzip.compress(GOOD, mtime=0)[:-9], r"a \(\d+ bytes\) cannot be read"),
+        (gzip.compress(GOOD, mtime=0)[:20] + b"garbage" * 9, r"a \(83 bytes\) cannot be read"),
     ],
 )
 def test_damaged_idx_files_are_refused(content, words, tmp_path):
