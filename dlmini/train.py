@@ -1,9 +1,11 @@
 """The training loop: batches in, steps out, everything worth seeing recorded and kept safe."""
 
 import contextlib
+import inspect
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ def fit(
     batch_size: int | None = None,
     schedule: Callable[[int], float] | None = None,
     rng: np.random.Generator | None = None,
-    on_step: Callable[[int], Any] | None = None,
+    on_step: Callable[[int, History], Any] | None = None,
     stop_at_divergence: bool = False,
     progress: bool = False,
     *,
@@ -98,7 +100,8 @@ def fit(
         batch_size: examples per step; all of them if None.
         schedule: step t = 0, 1, … ↦ learning rate; the optimizer's own if None.
         rng: for the shuffling; default the stream that `dl.seed` started.
-        on_step: called with t after each step, with 0-based t; returning True ends the run.
+        on_step: called with (t, history) after each step, t = 0, 1, …; `history.loss[-1]` is the
+            loss before that step. Returning True ends the run.
         stop_at_divergence: note a loss that is not finite in the history and stop, instead of
             raising.
         progress: show a bar with loss, metrics and time left (needs tqdm).
@@ -119,7 +122,8 @@ def fit(
             checkpoint, of another architecture, or of a run with other settings or data.
         ValueError: an empty data set, a batch size or a number of steps below 1, metrics without
             validation data.
-        TypeError: something to keep that has no state.
+        TypeError: something to keep that has no state, or an `on_step` that does not take two
+            arguments.
         ShapeError: x and y differ in length.
     """
     backend.count("steps", steps)
@@ -129,6 +133,8 @@ def fit(
         backend.count("batch_size", batch_size)
     x, y = _examples("training", x, y)
     history = History()
+    if on_step is not None:
+        _takes_two(on_step)
     batches = _Batches(len(x), batch_size or len(x), rng or backend.stream())
     ascend = getattr(optimizer, "ascend", None)
     measure = _measurement(net, metric, validation, history)
@@ -167,7 +173,7 @@ def fit(
                     on_gradient(t)
                 optimizer.step()
             history.lr.append(optimizer.lr)
-            if on_step is not None and on_step(t) is True:
+            if on_step is not None and on_step(t, history) is True:
                 history.stopped = t
             last = t + 1 == steps or history.stopped is not None
             if measure is not None and (last or (t + 1) % metric_every == 0):
@@ -254,6 +260,18 @@ def _measurement(net, metric, validation, history) -> Callable[[], None] | None:
     return measure
 
 
+def _takes_two(on_step: Any) -> None:
+    try:
+        inspect.signature(on_step).bind(0, History())
+    except ValueError:  # built into Python, without a signature
+        pass
+    except TypeError:
+        raise TypeError(
+            f"on_step is called as on_step(t, history), got {on_step!r}: "
+            "write on_step=lambda t, history: …"
+        ) from None
+
+
 def _kept(keep: Mapping[str, Any] | None) -> dict[str, Any]:
     keep = dict(keep or {})
     for name, thing in keep.items():
@@ -286,6 +304,163 @@ def _bar(done: int, steps: int, progress: bool) -> Iterator[Callable[[History], 
             bar.update()
 
         yield show
+
+
+# --- the same search for every arm ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """What a search over a grid has found, and what it has cost (see `tune`).
+
+    Attributes:
+        grid: name ↦ the values tried.
+        seeds: the seeds that each setting ran with.
+        scores: (settings, seeds), the loss of each run; inf where it was not finite.
+    """
+
+    grid: dict[str, list]
+    seeds: list[int]
+    scores: np.ndarray
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """Every combination of the values, the last name's the fastest to change."""
+        return [
+            dict(zip(self.grid, values, strict=True))
+            for values in itertools.product(*self.grid.values())
+        ]
+
+    @property
+    def runs(self) -> int:
+        """The budget: how many runs it took, settings × seeds."""
+        return self.scores.size
+
+    @property
+    def table(self) -> np.ndarray:
+        """(settings, 3): lower quartile, median and upper quartile over the seeds."""
+        ordered = np.sort(self.scores, axis=1)
+        at = np.array([0.25, 0.5, 0.75]) * (ordered.shape[1] - 1)
+        below, share = ordered[:, np.floor(at).astype(int)], at % 1
+        with np.errstate(invalid="ignore"):  # 0 · inf
+            between = (1 - share) * below + share * ordered[:, np.ceil(at).astype(int)]
+        return np.where(share == 0, below, between)
+
+    @property
+    def _best(self) -> int | None:
+        """Row of the best setting, if one has a finite median."""
+        median, settings = self.table[:, 1], self.settings
+        if not np.isfinite(median.min()):
+            return None
+        ties = np.flatnonzero(median == median.min()).tolist()
+        return min(ties, key=lambda i: settings[i].get("lr", 0.0))
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The setting of lowest median loss: of equals the smallest lr, then the first.
+
+        Raises:
+            ValueError: half of the runs or more were not finite, whatever the setting.
+        """
+        if self._best is None:
+            raise ValueError(
+                f"none of the {len(self.scores)} settings gave a finite loss in more than half of "
+                "its runs: try smaller learning rates, or more steps"
+            )
+        return self.settings[self._best]
+
+    @property
+    def at_edge(self) -> list[str]:
+        """Names whose best value is the smallest or largest tried: there the grid was too short."""
+        if self._best is None:
+            return []
+        numeric = {
+            name: values
+            for name, values in self.grid.items()
+            if len(values) > 1 and all(type(v) in (int, float) for v in values)
+        }
+        return [n for n, v in numeric.items() if self.best[n] in (min(v), max(v))]
+
+    def __repr__(self) -> str:
+        def short(value: Any) -> str:
+            return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+        rows = [[*self.grid, "median", "quartiles", ""]]
+        for i, (low, median, high) in enumerate(self.table):
+            values = [short(v) for v in self.settings[i].values()]
+            best = "<- best" if i == self._best else ""
+            rows.append([*values, short(median), f"{short(low)} to {short(high)}", best])
+        widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
+        lines = [
+            "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        head = f"{len(self.scores)} settings × {len(self.seeds)} seeds = {self.runs} runs"
+        notes = [f"the best {name} is at the end of the grid: widen it" for name in self.at_edge]
+        return "\n".join([head, *lines, *notes])
+
+
+def tune(
+    run: Callable[..., Any], grid: Mapping[str, Iterable[Any]], seeds: Iterable[int]
+) -> Tuning:
+    """Try every setting of a grid with the same seeds; the lowest median loss wins.
+
+    Two methods are compared fairly when both are searched like this, with grids of equal size,
+    and then run at their best with seeds that the search has not seen: the best of many noisy
+    medians flatters itself.
+
+        def run(seed, lr):
+            dl.seed(seed)
+            net = dl.nn.mlp(64, 32, 10)
+            optimizer = dl.optim.Adam(net.parameters(), lr)
+            dl.train.fit(net, dl.cross_entropy, x, y, optimizer, 200, 64)
+            return dl.train.evaluate(net, dl.cross_entropy, x_validation, y_validation)
+
+        tuned = dl.train.tune(run, {"lr": np.geomspace(1e-4, 1, 9)}, seeds=range(5))
+        tuned.best, tuned.runs, tuned.at_edge
+
+    Args:
+        run: called as run(seed=…, lr=…), with one value of each name in `grid`; returns the loss
+            to make small. A loss that is NaN or infinite, or a `NonFiniteLoss`, is the worst.
+        grid: name ↦ values; all combinations are tried. {} tries the one setting there is.
+        seeds: of the runs of each setting.
+
+    Returns:
+        A `Tuning`; printed, it is a table.
+
+    Raises:
+        ValueError: no values or no seeds, a seed given twice, a name in the grid that is "seed".
+        TypeError: the grid is not name ↦ values, or the seeds are not integers.
+    """
+    if not isinstance(grid, Mapping) or any(
+        isinstance(v, str) or not isinstance(v, Iterable) for v in grid.values()
+    ):
+        raise TypeError(f"grid is name ↦ values, such as {{'lr': [0.01, 0.1, 1]}}, got {grid!r}")
+    lists = {name: [_plain(v) for v in values] for name, values in grid.items()}
+    if not isinstance(seeds, Iterable):
+        raise TypeError(f"seeds are integers such as range(5), got {seeds!r}")
+    seeds = [_plain(seed) for seed in seeds]
+    if any(type(seed) is not int for seed in seeds):
+        raise TypeError(f"seeds are integers such as range(5), got {seeds!r}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be there and differ, such as range(5), got {seeds!r}")
+    if "seed" in lists or not all(lists.values()):
+        raise ValueError(f"every name in the grid needs values, and none is 'seed', got {lists!r}")
+    empty = Tuning(lists, seeds, np.empty((0, len(seeds))))
+    scores = [[_score(run, seed, setting) for seed in seeds] for setting in empty.settings]
+    return Tuning(lists, seeds, np.array(scores))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _score(run: Callable[..., Any], seed: int, setting: dict[str, Any]) -> float:
+    try:
+        value = backend.number(run(seed=seed, **setting))
+    except NonFiniteLoss:
+        return math.inf
+    return value if math.isfinite(value) else math.inf
 
 
 # --- where a loss went wrong ----------------------------------------------------------------------

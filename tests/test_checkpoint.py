@@ -66,7 +66,7 @@ class PowerCut(Exception):
 
 
 def cut_at(*moments):
-    def on_step(t):
+    def on_step(t, history):
         if t in moments:
             raise PowerCut
 
@@ -196,7 +196,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
 
 
 def test_a_run_that_was_stopped_stays_stopped(tmp_path):
-    given = {"checkpoint": tmp_path / "run.npz", "on_step": lambda t: t == 20}
+    given = {"checkpoint": tmp_path / "run.npz", "on_step": lambda t, history: t == 20}
     history = Run().fit(**given)
     assert history.stopped == 20
     assert len(history.loss) == history.metric_steps[-1] == 21
@@ -233,7 +233,7 @@ class Watched(Run):
         self.average = dl.regularize.WeightAverage(self.optimizer.flat, decay)
 
     def fit(self, steps=STEPS, cut=None, **given):
-        def on_step(t):
+        def on_step(t, history):
             self.average.update()
             if t == cut:
                 raise PowerCut
@@ -331,10 +331,10 @@ def run(path, resume, on_step=None):
     average = dl.regularize.WeightAverage(optimizer.flat, 0.99)
     stop = dl.regularize.EarlyStopping(net, patience=10)
 
-    def after(t):
+    def after(t, history):
         average.update()
         stop.update(np.sin(0.01 * t))
-        return on_step is not None and on_step(t)
+        return on_step is not None and on_step(t, history)
 
     history = dl.train.fit(
         net, dl.cross_entropy, x, y, optimizer, 1500, 16, dl.optim.cosine(0.05, 1500), dl.rng(3),
@@ -354,7 +354,7 @@ def life(path, steps, seconds):
     child = os.fork()
     if child == 0:
         os.close(told)
-        run(path, True, lambda t: os.write(tell, b".") and None)
+        run(path, True, lambda t, history: os.write(tell, b".") and None)
         os._exit(0)
     os.close(tell)
     for _ in range(steps):
@@ -585,7 +585,7 @@ def test_a_state_that_is_not_finite_never_replaces_a_good_one(tmp_path):
     path = tmp_path / "run.npz"
     run = Run()
 
-    def spoil(t):
+    def spoil(t, history):
         if t == 25:
             run.net[0].weight.data = np.full((8, 5), np.nan)
 

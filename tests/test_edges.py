@@ -553,7 +553,7 @@ def divergent_run(tmp_path):
     net = nn.mlp(2, 3, 2)
     optimizer = dl.optim.SGD(net.parameters(), lr=0.1)
 
-    def spoil(t):
+    def spoil(t, history):
         if t == 4:
             net[2].weight.data = np.full((2, 3), 1e200)
             net[0].weight.data = np.full((3, 2), 1e200)

@@ -106,7 +106,7 @@ def test_a_run_with_everything_leaves_no_reference_cycle(collector, tmp_path):
         dl.train.fit(
             net, dl.cross_entropy, x, LABELS, optimizer, 30, batch_size=3, metric_every=5,
             metric={"accuracy": dl.accuracy}, validation=(x, LABELS),
-            on_step=lambda t: average.update(), keep={"average": average},
+            on_step=lambda t, history: average.update(), keep={"average": average},
             checkpoint=path, checkpoint_every=10,
         )  # fmt: skip
 

@@ -121,10 +121,11 @@ def test_a_schedule_sets_the_learning_rate_and_on_step_is_called(digits):
     calls = []
     history = dl.train.fit(
         net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 3,
-        schedule=dl.optim.step_decay(0.1, 1, 0.5), on_step=calls.append,
+        schedule=dl.optim.step_decay(0.1, 1, 0.5),
+        on_step=lambda t, history: calls.append((t, len(history.loss), history.lr[-1])),
     )  # fmt: skip
     assert history.lr == pytest.approx([0.1, 0.05, 0.025])
-    assert calls == [0, 1, 2]
+    assert calls == [(t, t + 1, history.lr[t]) for t in range(3)]
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_layer(digits):
@@ -333,10 +334,162 @@ def test_sam_takes_its_second_gradient_from_the_same_batch(digits):
 def test_on_step_can_end_the_run(digits):
     net, opt = make()
     history = dl.train.fit(
-        net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 50, on_step=lambda t: t == 3
-    )
+        net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 50,
+        on_step=lambda t, history: t == 3,
+    )  # fmt: skip
     assert history.stopped == 3
     assert len(history.loss) == len(history.lr) == 4
+
+
+@pytest.mark.parametrize("wrong", [lambda t: None, lambda: None, [].append, 3])
+def test_an_on_step_without_two_arguments_is_refused_before_training(wrong, digits):
+    net, opt = make()
+    words = r"on_step is called as on_step\(t, history\), got .*write on_step=lambda t, history"
+    with pytest.raises(TypeError, match=words):
+        dl.train.fit(net, None, digits.x_train, digits.y_train, opt, 1, on_step=wrong)
+
+
+def test_on_step_may_take_more_if_it_has_defaults(digits):
+    net, opt = make()
+    seen = []
+
+    def keep(t, history, to=seen):
+        to.append(history)
+
+    history = dl.train.fit(
+        net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 2, on_step=keep
+    )
+    assert seen == [history, history]
+
+
+# --- the same search for every arm ----------------------------------------------------------------
+
+
+def valley(seed, lr):
+    """Lowest at 0.1; the seed adds noise that all settings share."""
+    return abs(np.log10(lr) + 1) + 0.01 * seed
+
+
+def test_a_search_tries_every_setting_with_every_seed_in_order():
+    calls = []
+    tuned = dl.train.tune(
+        lambda **given: calls.append(given) or 1.0,
+        {"lr": np.array([0.1, 1.0]), "momentum": (0, 0.9)},
+        seeds=np.arange(2),
+    )
+    assert calls == [
+        {"seed": s, "lr": lr, "momentum": m} for lr in (0.1, 1.0) for m in (0, 0.9) for s in (0, 1)
+    ]
+    assert tuned.settings == [{"lr": lr, "momentum": m} for lr in (0.1, 1.0) for m in (0, 0.9)]
+    assert tuned.scores.shape == (4, 2)
+    assert tuned.runs == len(calls) == 8
+    assert {type(value) for call in calls for value in call.values()} == {int, float}
+
+
+def test_a_search_keeps_medians_and_quartiles_and_the_best():
+    tuned = dl.train.tune(valley, {"lr": [1e-3, 1e-2, 0.1, 1.0]}, seeds=range(4))
+    assert tuned.table == pytest.approx(np.quantile(tuned.scores, [0.25, 0.5, 0.75], axis=1).T)
+    assert tuned.table[:, 1] == pytest.approx([2.015, 1.015, 0.015, 1.015])
+    assert tuned.best == {"lr": 0.1}
+    assert tuned.at_edge == []
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_quartiles_count_a_run_that_broke_as_the_worst(n):
+    """As sorted ranks have it: infinite from the first rank that touches an infinite run."""
+    for broken in range(n + 1):
+        losses = [*range(n - broken), *[np.inf, np.nan, -np.inf] * n][:n]
+        table = dl.train.tune(lambda seed, losses=losses: losses[seed], {}, range(n)).table[0]
+        ranks = np.array([0.25, 0.5, 0.75]) * (n - 1)
+        expected = np.where(np.ceil(ranks) < n - broken, ranks, np.inf)
+        assert table.tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_run_that_raises_a_loss_that_is_not_finite_is_the_worst():
+    def run(seed, lr):
+        if lr > 0.5:
+            raise NonFiniteLoss("step 3")
+        return dl.Tensor(lr)
+
+    tuned = dl.train.tune(run, {"lr": [0.5, 1.0]}, [7])
+    assert tuned.scores.tolist() == [[0.5], [np.inf]]
+    with pytest.raises(ZeroDivisionError):  # a mistake in the run is no bad loss
+        dl.train.tune(lambda seed: 1 / 0, {}, [0])
+
+
+def test_of_equal_settings_the_smallest_lr_wins_then_the_first():
+    best = dl.train.tune(lambda **given: 1.0, {"b": [2, 1], "lr": [0.3, 0.1, 0.2]}, [0]).best
+    assert best == {"b": 2, "lr": 0.1}
+
+
+def test_a_best_value_at_the_end_of_its_grid_is_a_warning():
+    def run(seed, lr, depth, kind):
+        return valley(seed, lr) - depth
+
+    grid = {"lr": [1.0, 0.01], "depth": [1, 3, 2], "kind": ["a", "b"]}
+    tuned = dl.train.tune(run, grid, range(3))
+    assert tuned.at_edge == ["lr", "depth"]  # both ends; words have none
+    assert repr(tuned).endswith(
+        "the best lr is at the end of the grid: widen it\n"
+        "the best depth is at the end of the grid: widen it"
+    )
+    one = dl.train.tune(run, {"lr": [0.1], "depth": [0, 2], "kind": "a".split()}, [0])
+    assert one.at_edge == ["depth"], "a single value is no search"
+
+
+def test_a_search_reads_as_a_table():
+    tuned = dl.train.tune(valley, {"lr": np.geomspace(1e-2, 1, 3)}, [0, 2, 4])
+    assert repr(tuned) == (
+        "3 settings × 3 seeds = 9 runs\n"
+        "lr    median  quartiles\n"
+        "0.01  1.02    1.01 to 1.03\n"
+        "0.1   0.02    0.01 to 0.03  <- best\n"
+        "1     1.02    1.01 to 1.03"
+    )
+
+
+def test_a_search_in_which_nothing_trains_has_no_best():
+    tuned = dl.train.tune(lambda seed, lr: np.nan, {"lr": [1.0, 2.0]}, [0, 1])
+    assert "best" not in repr(tuned)
+    assert tuned.at_edge == []
+    with pytest.raises(ValueError, match=r"none of the 2 settings.*smaller learning rates"):
+        tuned.best
+
+
+def test_a_search_over_a_network_is_the_same_again(digits):
+    def run(seed, lr):
+        dl.seed(seed)
+        net, opt = make(lr)
+        dl.train.fit(net, dl.cross_entropy, digits.x_train, digits.y_train, opt, 5, 32)
+        return dl.train.evaluate(net, dl.cross_entropy, digits.x_train, digits.y_train)
+
+    first, second = (dl.train.tune(run, {"lr": [0.01, 0.3, 1e30]}, [0, 1]) for _ in range(2))
+    assert (first.scores == second.scores).all()
+    assert first.best == {"lr": 0.3}
+    assert np.isinf(first.scores[2]).all()
+
+
+tune = dl.train.tune
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "words"),
+    [
+        (lambda: tune(valley, [0.1], [0]), TypeError, r"name ↦ values, .*got \[0.1\]"),
+        (lambda: tune(valley, {"lr": 0.1}, [0]), TypeError, r"such as .*got {'lr': 0.1}"),
+        (lambda: tune(valley, {"lr": "0.1"}, [0]), TypeError, "got {'lr': '0.1'}"),
+        (lambda: tune(valley, {"lr": []}, [0]), ValueError, r"needs values.*got {'lr': \[\]}"),
+        (lambda: tune(valley, {"seed": [1]}, [0]), ValueError, "none is 'seed'"),
+        (lambda: tune(valley, {"lr": [1]}, 5), TypeError, r"such as range\(5\), got 5"),
+        (lambda: tune(valley, {"lr": [1]}, [0.5]), TypeError, r"seeds are integers.*got \[0.5\]"),
+        (lambda: tune(valley, {"lr": [1]}, []), ValueError, r"seeds must be there.*got \[\]"),
+        (lambda: tune(valley, {"lr": [1]}, [1, 1]), ValueError, r"differ.*got \[1, 1\]"),
+        (lambda: tune(lambda seed: [1, 2], {}, [0]), ValueError, r"one number.*\(2,\)"),
+    ],
+)
+def test_a_bad_search_is_named(act, kind, words):
+    with pytest.raises(kind, match=words):
+        act()
 
 
 def test_a_history_draws_its_curves():
