@@ -1,4 +1,15 @@
-"""What the site needs beyond configuration: it loads nothing from outside, knows its repository.
+"""What the site needs beyond configuration: places that plain links reach, nothing from outside.
+
+The notebooks cite with plain Markdown links, which read well in JupyterLab and in Colab too. Here
+the places that these links name come true on the site:
+
+    $$ ... \\tag{1.2} $$                          eq-1-2
+    **Figure 1.3.** What it shows and finds.      fig-1-3, the caption of the output above it
+    a term of the glossary                        its words with hyphens: learning-rate
+    an entry of the bibliography                  its key: cauchy1847
+    an id in the HTML that a cell shows           that id: claim-gd-threshold
+
+A link to anything else is a warning of the build.
 
 Everything a page loads is served by the site itself, so that the built folder works without a
 network, from any static server, and from the file system (all but the excerpts of the search).
@@ -10,10 +21,111 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from docutils import nodes
+from docutils.transforms import Transform
+
 # The part of MathJax 3 that turns TeX into HTML: fonts, extensions loaded on demand, accessibility.
 MATHJAX = ["tex-chtml.js", "input/tex/extensions", "output/chtml/fonts", "a11y", "sre", "ui"]
 # 1.5 MB in the way of the first paint; the icons come from its web fonts anyway.
 HEAVY_SCRIPT = re.compile(r'\s*<script src="[^"]*scripts/fontawesome\.js[^"]*"></script>')
+
+TAG = re.compile(r"\\tag\{([\w.]+)\}")
+FIGURE = re.compile(r"Figure (\d+(?:\.\d+)*)\.$")
+ID = re.compile(r"""<\w[^<>]*\sid=["']([^"'\s]+)["']""")
+
+
+class dl_figure(nodes.General, nodes.Element):
+    """What a cell shows, and below it the caption from the Markdown cell that follows."""
+
+
+class dl_caption(nodes.General, nodes.Element):
+    """The caption of a dl_figure."""
+
+
+class Places(Transform):
+    """Give ids to equations, figures and terms, and tell MyST about them."""
+
+    default_priority = 878  # just before MyST resolves its links
+
+    def apply(self):
+        env = self.document.settings.env
+        slugs = self.document.myst_slugs = getattr(self.document, "myst_slugs", {})
+        env.metadata[env.docname]["myst_slugs"] = slugs
+        for name in (*self.equations(), *self.figures(), *self.shown(), *self.entries(env)):
+            slugs.setdefault(name, (0, name, ""))
+
+    def equations(self):
+        for block in self.document.findall(nodes.math_block):
+            tags = TAG.findall(block.astext())
+            if tags and not block["nowrap"]:  # Sphinx would put the tag into a split environment
+                block["nowrap"] = True
+                block[:] = [nodes.Text(f"\\[{block.astext()}\\]")]
+            for tag in tags:
+                yield place(block, f"eq-{tag}")
+
+    def figures(self):
+        for paragraph in list(self.document.findall(nodes.paragraph)):
+            label = next((node for node in paragraph if node.astext()), None)
+            match = isinstance(label, nodes.strong) and FIGURE.match(label.astext())
+            if not match:
+                continue
+            shown = last_output(paragraph)
+            if shown is None:
+                paragraph["classes"].append("dl-caption")
+                yield place(paragraph, f"fig-{match[1]}")
+                continue
+            outputs = shown.parent
+            paragraph.parent.remove(paragraph)
+            outputs.remove(shown)
+            outputs += dl_figure("", shown, dl_caption("", paragraph))
+            yield place(outputs[-1], f"fig-{match[1]}")
+
+    def shown(self):
+        for raw in self.document.findall(nodes.raw):
+            if "html" in raw.get("format", ""):
+                yield from ID.findall(raw.astext())
+
+    def entries(self, env):
+        if env.docname.endswith("glossary"):
+            for term in self.document.findall(nodes.term):
+                term.parent.parent["classes"].append("glossary")
+                name = place(term, term.astext())
+                env.get_domain("std").note_object("term", term.astext(), name, location=term)
+                yield name
+        if env.docname.endswith("bibliography"):
+            yield from env.get_domain("cite").bibdata.data.entries
+
+
+def place(node, name):
+    """Give a node an id made of these words."""
+    node["ids"].append(nodes.make_id(name.replace(".", "-")))
+    return node["ids"][-1]
+
+
+def last_output(paragraph):
+    """What the code cell just before this paragraph shows last, or None."""
+    at = paragraph.parent.index(paragraph)
+    cell = paragraph.parent[at - 1] if at else None
+    outputs = cell[-1] if isinstance(cell, nodes.container) and cell.children else None
+    if getattr(outputs, "attributes", {}).get("nb_element") != "cell_code_output":
+        return None
+    return outputs[-1] if outputs.children else None
+
+
+def open_figure(self, node):
+    self.body.append(self.starttag(node, "figure"))
+
+
+def close_figure(self, node):
+    self.body.append("</figure>\n")
+
+
+def open_caption(self, node):
+    self.body.append(self.starttag(node, "figcaption"))
+
+
+def close_caption(self, node):
+    self.body.append("</figcaption>\n")
 
 
 def repository_links(app, config):
@@ -70,6 +182,9 @@ def finish(app, exception):
 def setup(app):
     app.config.mathjax_path = "mathjax/tex-chtml.js"
     forget_thebe(app)
+    app.add_node(dl_figure, html=(open_figure, close_figure))
+    app.add_node(dl_caption, html=(open_caption, close_caption))
+    app.add_transform(Places)
     app.connect("config-inited", repository_links, priority=100)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
