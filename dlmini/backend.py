@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-Array = Any  # numpy.ndarray or torch.Tensor (autograd never used)
+Array = Any  #: numpy.ndarray or torch.Tensor (autograd never used)
 
-DTYPES = ("float32", "float64")  # what `use` takes
-SCALARS = (float, int, bool, np.generic)  # numbers that are no arrays
+DTYPES = ("float32", "float64")  #: what `use` takes
+SCALARS = (float, int, bool, np.generic)  #: numbers that are no arrays
 
 
 # Freed activations make glibc give memory back to the system at every training step, and ask for

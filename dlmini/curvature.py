@@ -18,8 +18,8 @@ from .backend import Array, count, like, positive, xp
 from .flat import Flat
 from .tensor import GradientError, Leaf, ShapeError, Tensor, grad, no_grad
 
-Loss = Callable[[], Tensor]  # builds the scalar loss anew from the packed parameters
-Matvec = Callable[[np.ndarray], Any]  # v ↦ A v for a symmetric matrix A
+Loss = Callable[[], Tensor]  #: builds the scalar loss anew from the packed parameters
+Matvec = Callable[[np.ndarray], Any]  #: v ↦ A v for a symmetric matrix A
 
 
 def _direction(name: str, vector: Any, flat: Flat) -> np.ndarray:
@@ -173,7 +173,7 @@ def hessian(loss: Loss, flat: Flat, limit: int = 5000) -> np.ndarray:
 
 # --- eigenvalues ----------------------------------------------------------------------------------
 
-# A vector that has lost all but this share of its length to its projection is rounding error.
+#: A vector that has lost all but this share of its length to its projection is rounding error.
 BREAKDOWN = 1e-10
 
 

@@ -477,21 +477,21 @@ def noisy_labels(y: Any, share: float, rng: np.random.Generator | None = None) -
 
 # --- larger real data, downloaded once ------------------------------------------------------------
 
-# Where MNIST is kept; the second is asked where the first does not answer.
+#: Where MNIST is kept; the second is asked where the first does not answer.
 MNIST_URLS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-# What its files must be.
+#: What its files must be.
 MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",  # noqa: E501
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",  # noqa: E501
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-# Where CIFAR-10 is kept.
+#: Where CIFAR-10 is kept.
 CIFAR10_URLS = ("https://www.cs.toronto.edu/~kriz/",)
-# What its archive must be.
+#: What its archive must be.
 CIFAR10_SHA256 = {
     "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 }

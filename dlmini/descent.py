@@ -11,7 +11,7 @@ from .backend import positive, xp
 from .flat import Flat
 from .tensor import ShapeError, Tensor, grad, no_grad
 
-TOO_LARGE = 1e12  # a loss this many times its start is called divergence
+TOO_LARGE = 1e12  #: a loss this many times its start is called divergence
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 from .backend import Array, dtype_name, like, to_numpy, xp
 from .tensor import Clock, GradientError, Leaf, ShapeError, Tensor
 
-# A part of θ: a layer, some of the parameters, a rule that picks them, or a mask (P,).
+#: A part of θ: a layer, some of the parameters, a rule that picks them, or a mask (P,).
 Part = Any
 
 

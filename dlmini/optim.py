@@ -14,7 +14,7 @@ from .tensor import ShapeError, Tensor
 _BLOCK = 65_536  # entries updated at a time on the CPU, so that they stay in the cache
 _FLUSH_EVERY = 64  # steps between two looks for denormals
 
-Schedule = Callable[[int], float]  # step t = 0, 1, … ↦ learning rate
+Schedule = Callable[[int], float]  #: step t = 0, 1, … ↦ learning rate
 
 
 class Optimizer:

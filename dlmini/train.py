@@ -20,8 +20,8 @@ from .saving import CheckpointError as CheckpointError  # readers catch it from 
 from .saving import Keeper, load_network
 from .tensor import ShapeError, Tensor, no_grad
 
-Loss = Callable[[Any, Any], Tensor]  # (output, targets) ↦ a scalar to make small
-Metric = Callable[[Any, Any], Any]  # (output, targets) ↦ a number to watch
+Loss = Callable[[Any, Any], Tensor]  #: (output, targets) ↦ a scalar to make small
+Metric = Callable[[Any, Any], Any]  #: (output, targets) ↦ a number to watch
 
 
 class NonFiniteLoss(ArithmeticError):

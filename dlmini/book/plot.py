@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 _BLUE, _RED, _INK, _GREY = "#0072b2", "#d55e00", "#222222", "#767676"
-# One meaning, one colour, throughout the book. Blue and vermilion are Okabe and Ito's; the others
-# are placed so that red- and green-blind readers tell optimizers apart, at 3:1 on white or more.
+#: One meaning, one colour, throughout the book. Blue and vermilion are Okabe and Ito's; the others
+#: are placed so that red- and green-blind readers tell optimizers apart, at 3:1 on white or more.
 COLORS = {
     "theory": _INK,
     "measurement": _BLUE,

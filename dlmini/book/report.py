@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-# The look of one line of verdict; readable on light and dark pages.
+#: The look of one line of verdict; readable on light and dark pages.
 LINE_STYLE = (
     "margin:.35em 0;padding:.45em .75em;border-left:4px solid {hue};border-radius:0 6px 6px 0;"
     "background:rgba(127,127,127,.1);font-family:inherit;font-size:.95em;line-height:1.45;"

@@ -20,7 +20,7 @@ __all__ = ["Explore", "explore", "live"]
 
 # --- sliders without a kernel -----------------------------------------------------------------
 
-LIMIT = 150_000  # bytes of one interactive figure, gzipped
+LIMIT = 150_000  #: bytes of one interactive figure, gzipped
 
 
 class Explore:
