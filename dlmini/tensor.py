@@ -35,7 +35,7 @@ _NUMPY_SCALARS = frozenset({np.float16, np.float32, np.float64, np.int64, np.boo
 
 _tick = itertools.count(1).__next__  # orders nodes, and dates changes of parameters
 _recording: Any = True  # or False, or FORWARD
-FORWARD = "forward mode"  # tangents go along, nothing is recorded
+FORWARD = "forward mode"  #: tangents go along, nothing is recorded
 
 
 @contextlib.contextmanager
@@ -360,7 +360,7 @@ def _unpickle(data: np.ndarray, requires_grad: bool) -> Tensor:
 
 # --- operations -----------------------------------------------------------------------------------
 
-Rule = Callable[..., Any]  # (g, z, *args, **params) ↦ the cotangent of one argument
+Rule = Callable[..., Any]  #: (g, z, *args, **params) ↦ the cotangent of one argument
 
 
 def _names_read(rule: Rule) -> set[str]:
@@ -535,7 +535,7 @@ class Op:
 
 _NUMBERS = frozenset({float, int, bool, type(None)})
 _new = object.__new__
-NEW: Any = ...  # in a fused rule's `out`: no memory is waiting, make an array
+NEW: Any = ...  #: in a fused rule's `out`: no memory is waiting, make an array
 
 
 _ones: dict[Any, Array] = {}
@@ -660,9 +660,7 @@ def _walk(
     With `targets` None, leaves accumulate into their own memory; else the cotangents of the
     target nodes are returned. Without `retain_graph` each node is freed once it is done with.
     """
-    cotangent = _seed_cotangent(root, cotangent, create_graph)
-    if targets is not None and cotangent.__class__ is not Tensor:
-        cotangent = xp(cotangent).asarray(cotangent, copy=True)  # it may be handed out
+    cotangent = _seed_cotangent(root, cotangent, create_graph, targets is not None)
     if root.node.op is None:
         if targets is None:
             root.node.accumulate(cotangent)
@@ -750,7 +748,7 @@ def deliver(out: Any, d: Any) -> Any:
     return None
 
 
-def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
+def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool, handed_out: bool) -> Any:
     if _recording is FORWARD:
         raise GradientError("reverse mode inside jvp: differentiate by grad outside of it")
     if root.node is None:
@@ -771,12 +769,13 @@ def _seed_cotangent(root: Tensor, cotangent: Any, create_graph: bool) -> Any:
         raise ShapeError(
             f"a cotangent of shape {tuple(cotangent.shape)} for a Tensor of shape {root.shape}"
         )
-    if cotangent.__class__ is Tensor and not create_graph:
-        return cotangent.data
-    if create_graph and cotangent.__class__ is not Tensor:
-        # rules see Tensors only; grad may hand it out
+    if create_graph:  # rules see Tensors only
+        if cotangent.__class__ is Tensor:
+            return cotangent
         return Tensor.wrap(xp(cotangent).asarray(cotangent, copy=True), None)
-    return cotangent
+    if cotangent.__class__ is Tensor:
+        cotangent = cotangent.data
+    return xp(cotangent).asarray(cotangent, copy=True) if handed_out else cotangent
 
 
 def _fitted(d: Any, shape: tuple[int, ...], op: Op) -> Any:
@@ -824,7 +823,7 @@ _age = operator.attrgetter("order")
 
 # --- computing activations again instead of keeping them ------------------------------------------
 
-CHECKPOINT = Op(lambda: None, name="checkpoint")  # the walk knows it: no rule of its own
+CHECKPOINT = Op(lambda: None, name="checkpoint")  #: the walk knows it: no rule of its own
 _replaying = False
 
 
@@ -865,18 +864,39 @@ def checkpoint(f: Callable[..., Tensor], *args: Any) -> Tensor:
 
 def _spliced(node: Node, g: Any, grads: dict) -> list[Node]:
     """Run a checkpointed function again, for its graph: the nodes that the walk goes on with."""
-    global _recording, _replaying
+    global _recording
     f, args, randomness = node.args
-    generator = backend.stream().bit_generator
-    now, before = generator.state, (_recording, _replaying)
-    generator.state, _recording, _replaying = randomness, True, True
+    before, _recording = _recording, True
     try:
-        top = f(*args).node
+        with repeated(randomness):
+            top = f(*args).node
     finally:
-        generator.state = now
-        _recording, _replaying = before
+        _recording = before
     grads[top] = g
     return _reachable(top, since=node.order)
+
+
+@contextlib.contextmanager
+def repeated(randomness: Any = None) -> Iterator[None]:
+    """Within this block a pass only repeats one: it counts for no running statistics.
+
+    It draws the same random numbers (dropout's masks), and leaves their stream where it was.
+
+    Args:
+        randomness: `dl.backend.stream().bit_generator.state` before the pass that is repeated;
+            None: as it is now.
+    """
+    global _replaying
+    generator = backend.stream().bit_generator
+    now, before = generator.state, _replaying
+    if randomness is not None:
+        generator.state = randomness
+    _replaying = True
+    try:
+        yield
+    finally:
+        generator.state = now
+        _replaying = before
 
 
 def replaying() -> bool:
