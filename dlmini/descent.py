@@ -1,4 +1,4 @@
-"""Gradient descent on a plain function, one run or many side by side: paths, thresholds, rates."""
+"""Descent on a plain function, one run or many side by side: paths, thresholds, rates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import backend, ops
-from .backend import positive, xp
+from .backend import Array, positive, xp
 from .flat import Flat
 from .tensor import ShapeError, Tensor, grad, no_grad
 
@@ -42,32 +42,45 @@ def _bound(losses: Any) -> np.ndarray:
 def descend(
     loss: Callable[[Tensor], Tensor],
     start: Any,
-    lr: Any,
-    steps: int,
+    lr: Any = None,
+    steps: int = 100,
     momentum: float = 0.0,
     schedule: Callable[[int], float] | None = None,
+    optimizer: Callable[[list[Tensor]], Any] | None = None,
 ) -> Path:
-    """v ← μ v + ∇L(θ), θ ← θ − η v, from `start`.
+    """v ← μ v + ∇L(θ), θ ← θ − η v, from `start`; or the steps of any optimizer.
+
+        descend(loss, [3.0, 1.0], optimizer=lambda params: dl.optim.Adam(params, 0.1))
 
     Args:
         loss: θ ↦ a scalar; or, for many runs side by side, θ (runs, d) ↦ losses (runs,), each
             of its own row alone.
         start: θ₀, (d,) or (runs, d).
-        lr: learning rate η > 0; an array of one per run where there are several.
+        lr: learning rate η > 0; an array of one per run where there are several. Beside an
+            optimizer it is a factor on its steps, 1 by default: with `dl.optim.Adam(params, 1.0)`
+            it is Adam's learning rate, and many can be tried side by side.
         steps: number of steps; a run whose loss has grown a trillionfold stands still, and the
             path ends early when all do.
         momentum: μ ≥ 0.
         schedule: factor on η at step t = 0, 1, …
+        optimizer: params ↦ the optimizer that takes the steps. It sees all runs as one parameter:
+            side by side they stay apart if it treats every entry alone, as SGD, AdaGrad, RMSprop,
+            Adam and AdamW do.
 
     Returns:
         A `Path`.
 
     Raises:
-        ValueError: η not positive, steps < 1.
+        ValueError: η not positive, steps < 1, momentum beside an optimizer.
         ShapeError: the loss is not one number per run.
-        TypeError: the loss is no Tensor.
+        TypeError: the loss is no Tensor, or `optimizer` is no function of the parameters.
     """
-    rates = np.asarray(lr)
+    if optimizer is not None and momentum:
+        raise ValueError(
+            f"momentum={momentum!r} beside an optimizer: give it to the optimizer, "
+            "lambda params: dl.optim.SGD(params, lr, momentum)"
+        )
+    rates = np.asarray(1.0 if lr is None and optimizer is not None else lr)
     if (
         rates.size == 0
         or rates.dtype.kind not in "fiu"
@@ -84,6 +97,7 @@ def descend(
         raise ShapeError(f"{rates.shape} learning rates for starts of shape {tuple(theta.shape)}")
     eta = backend.like(np.broadcast_to(rates[..., None], theta.shape).copy(), theta)
     velocity = xp(theta).zeros_like(theta)
+    step = None if optimizer is None else _steps_of(optimizer, loss, theta)
     ones = np.ones(runs)
     points, losses = [], []
     for t in range(steps + 1):
@@ -105,11 +119,38 @@ def descend(
         if not alive.any():
             break
         [g] = grad(value, [parameter], cotangent=ones)
-        velocity = momentum * velocity + g.data if momentum else g.data
+        if step is not None:
+            velocity = step(theta, g.data)
+        else:
+            velocity = momentum * velocity + g.data if momentum else g.data
         if not alive.all():
             velocity = velocity * backend.like(alive[..., None], theta)
         theta = theta - eta * (velocity * schedule(t) if schedule else velocity)
     return Path(np.stack(points), np.stack(losses))
+
+
+def _steps_of(
+    optimizer: Callable[[list[Tensor]], Any], loss: Callable[[Tensor], Tensor], theta: Array
+) -> Callable[[Array, Array], Array]:
+    """(θ, g) ↦ what a step of the optimizer takes away from θ."""
+    parameter = Tensor(theta, requires_grad=True)
+    if not callable(optimizer) or not hasattr(made := optimizer([parameter]), "flat"):
+        raise TypeError(
+            "optimizer is a function of the parameters that makes one, such as "
+            f"lambda params: dl.optim.Adam(params, 0.1), got {optimizer!r}"
+        )
+
+    def step(theta: Array, g: Array) -> Array:
+        made.flat.assign(theta.reshape(-1))
+        made.flat.g[...] = g.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if hasattr(made, "ascend"):  # SAM: a second gradient, somewhere else
+                made.ascend()
+                ops.sum(loss(parameter)).backward()
+            made.step()
+        return theta - parameter.data
+
+    return step
 
 
 def quadratic(hessian: Any, minimum: Any = 0.0) -> Callable[[Tensor], Tensor]:

@@ -15,6 +15,14 @@ def double():
     dl.use("numpy")
 
 
+@pytest.fixture(params=["numpy", "torch"])
+def library(request):
+    if request.param == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+    dl.use(request.param, "float64")
+    return request.param
+
+
 @pytest.fixture
 def small():
     """A small network with a smooth loss: (flat, loss)."""
@@ -34,6 +42,80 @@ def test_descent_on_a_quadratic_is_the_closed_form():
     expected = centre + np.linalg.matrix_power(np.eye(5) - 0.7 * h, 30) @ (start - centre)
     assert run.points[-1] == pytest.approx(expected, abs=1e-12)
     assert run.losses[0] == pytest.approx(0.5 * (start - centre) @ h @ (start - centre))
+
+
+OPTIMIZERS = {
+    "SGD": lambda params, lr=0.1: dl.optim.SGD(params, lr),
+    "momentum": lambda params, lr=0.1: dl.optim.SGD(params, lr, 0.9, nesterov=True),
+    "AdaGrad": lambda params, lr=0.1: dl.optim.AdaGrad(params, lr),
+    "RMSprop": lambda params, lr=0.1: dl.optim.RMSprop(params, lr, centered=True, momentum=0.5),
+    "Adam": lambda params, lr=0.1: dl.optim.Adam(params, lr, amsgrad=True),
+    "AdamW": lambda params, lr=0.1: dl.optim.AdamW(params, lr, weight_decay=0.3),
+    "Muon": lambda params, lr=0.1: dl.optim.Muon(params, lr),
+    "SAM": lambda params, lr=0.1: dl.regularize.SAM(dl.optim.SGD(params, lr), 0.1),
+}
+EACH_ENTRY_ALONE = [name for name in OPTIMIZERS if name not in ("Muon", "SAM")]
+by_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def curved(theta):
+    """A valley that is no quadratic, for one point or a row of them."""
+    return ((theta**4) * np.array([0.1, 1.0, 0.3]) + theta**2 * [1.0, 0.5, 4.0]).sum(-1)
+
+
+@by_optimizer
+def test_an_optimizer_goes_the_way_that_it_goes_in_training(name, library):
+    start = np.array([1.5, -1.0, 2.0])
+    run = descend(curved, start, optimizer=OPTIMIZERS[name], steps=30)
+    theta = dl.Tensor(start, requires_grad=True)
+    opt = OPTIMIZERS[name]([theta])
+    for point, loss in zip(run.points, run.losses, strict=True):
+        assert point == pytest.approx(theta.numpy(), rel=1e-11)
+        assert loss == pytest.approx(curved(theta).item(), rel=1e-11)
+        opt.zero_grad()
+        curved(theta).backward()
+        if name == "SAM":
+            opt.ascend()
+            curved(theta).backward()
+        opt.step()
+
+
+@pytest.mark.parametrize("name", EACH_ENTRY_ALONE)
+def test_an_optimizer_takes_many_runs_and_rates_side_by_side(name, library):
+    make = OPTIMIZERS[name]
+    start, rates = dl.rng(0).standard_normal((4, 3)), np.array([0.01, 0.03, 0.1, 0.05])
+    together = descend(
+        curved, start, rates, 20, schedule=lambda t: 0.9**t, optimizer=lambda p: make(p, 1.0)
+    )
+    for i, lr in enumerate(rates):
+        theta = dl.Tensor(start[i], requires_grad=True)
+        opt = make([theta], lr)
+        for t in range(20):
+            opt.zero_grad()
+            curved(theta).backward()
+            opt.lr = lr * 0.9**t
+            opt.step()
+        assert together.points[-1, i] == pytest.approx(theta.numpy(), rel=1e-10)
+
+
+def test_sgd_by_name_is_sgd_by_formula():
+    h = dl.data.random_hessian(5, 10, rng=dl.rng(0))
+    by_formula = descend(quadratic(h), np.arange(5.0), 0.3, 40, momentum=0.8)
+    by_name = descend(
+        quadratic(h), np.arange(5.0), steps=40, optimizer=lambda p: dl.optim.SGD(p, 0.3, 0.8)
+    )
+    assert by_name.points == pytest.approx(by_formula.points, abs=1e-13)
+
+
+@pytest.mark.parametrize("name", EACH_ENTRY_ALONE)
+def test_an_optimizer_that_diverges_stands_still_beside_one_that_does_not(name):
+    make = OPTIMIZERS[name]
+    start = [[1.0, 1.0, 1.0], [1e3, 1e3, 1e3]]
+    rates = [1e-3, 1e9]
+    run = descend(curved, start, rates, 50, optimizer=lambda p: make(p, 1.0))
+    assert run.diverged.tolist() == [False, True]
+    assert np.isfinite(run.points).all()
+    assert (run.points[-1, 1] == run.points[-20, 1]).all()
 
 
 def test_a_loss_that_starts_at_zero_or_is_huge_is_no_obstacle():
@@ -105,6 +187,22 @@ def test_slopes_along_directions_are_g_dot_u(small):
             "learning rates",
         ),
         (lambda: descend(lambda t: t * t, [1, 1], 0.1, 5), ShapeError, r"must have shape \(\)"),
+        (lambda: descend(curved, [1, 1, 1]), ValueError, "lr must be.*> 0, got None"),
+        (
+            lambda: descend(curved, [1, 1, 1], momentum=0.9, optimizer=dl.optim.Adam),
+            ValueError,
+            r"momentum=0.9 beside an optimizer.*SGD\(params, lr, momentum\)",
+        ),
+        (
+            lambda: descend(curved, [1, 1, 1], optimizer="adam"),
+            TypeError,
+            r"function of the parameters.*lambda params: .*got 'adam'",
+        ),
+        (
+            lambda: descend(curved, [1, 1, 1], optimizer=lambda params: None),
+            TypeError,
+            "such as lambda params",
+        ),
         (lambda: quadratic(np.ones(3)), ShapeError, "square matrix"),
         (lambda: quadratic([[np.nan]]), ValueError, "not finite"),
         (lambda: descend(quadratic([[1.0]]), 1.0, 0.1, 5), ShapeError, r"write \[number\]"),
