@@ -1,12 +1,15 @@
 """The exercises of the chapter on gradient descent: what each wrong answer is told."""
 
+import functools
 import math
 import re
 
 import numpy as np
 import pytest
 
+from dlmini.book import exercises
 from dlmini.book.exercises import grade
+from dlmini.book.exercises.gradient_descent import BROKEN_LOOP
 
 
 def gradient(scale=2.0, sign=1.0, over="rows"):
@@ -27,8 +30,39 @@ def momentum(velocity, step):
     return answer
 
 
-def norm(a, axis):
-    return np.linalg.norm(a, axis=axis, keepdims=True)
+def loop(x, y, w, lr, steps, *, factor=1.0, once=False, in_place=False):
+    """The training loop of gd-6 with one thing off."""
+    start = w.copy()
+    for _ in range(steps):
+        step = lr * factor * x.T @ (x @ (start if once else w) - y) / len(y)
+        if in_place:
+            w -= step
+        else:
+            w = w - step
+    return w
+
+
+def off(**bug):
+    return functools.partial(loop, **bug)
+
+
+def returns_inside(x, y, w, lr, steps):
+    return loop(x, y, w, lr, 1)
+
+
+def changes_targets(x, y, w, lr, steps):
+    w = loop(x, y, w, lr, steps)
+    y -= x @ w
+    return w
+
+
+def broken_loop(code=BROKEN_LOOP):
+    space = {}
+    exec(code, space)
+    return space["answer"]
+
+
+REPAIRED = BROKEN_LOOP.replace("error", "w = w.copy()\n    error", 1)
 
 
 def right_velocity(v, g, lr, mu):
@@ -66,7 +100,7 @@ WRONG = {
         (0.1, "eigvalsh"),
     ],
     "gd-4": [
-        (173, "makes the \\*loss\\*"),
+        (173, "makes the loss"),
         (691, "twice too many"),
         (150, "base 10"),
         (688, "η = 1/λmax"),
@@ -90,20 +124,37 @@ WRONG = {
          "second line only"),
     ],
     "gd-6": [
+        (broken_loop(REPAIRED), "start at every step: compute it inside the loop"),
+        (off(once=True, in_place=True), "start at every step"),
+        (off(once=True, factor=10), "start at every step"),
+        (off(in_place=True), "changes the caller's w: begin with w = w.copy\\(\\)"),
+        (changes_targets, "changes the caller's y"),
+        (off(factor=-1), "uphill"),
+        (off(factor=-10), "uphill"),
+        (off(factor=10), "1/N is missing"),
+        (off(factor=10 / 3), "number of weights"),
+        (off(factor=2), "twice what it should be"),
+        (off(factor=5), "every step should be"),
+        (lambda x, y, w, lr, steps: w, "as it went in"),
+        (returns_inside, "return stands inside the loop"),
+        (lambda x, y, w, lr, steps: loop(x, y, w, lr, steps + 1), "off by one"),
+        (lambda x, y, w, lr, steps: loop(x, y, w, lr, steps - 1), "off by one"),
+        (lambda x, y, w, lr, steps: (x @ w - y), r"shape \(10,\)"),
+        (3.0, "should be the function, but is of type float"),
+    ],
+    "gd-7": [
         (320, "variance"),
         (100, "grows by a factor of 100"),
         (32 * math.sqrt(10), "wrong side"),
         (64, "∝ 1/√B"),
     ],
-    "gd-7": [
-        (lambda d, w: d / norm(d, 1), "every row has length one"),
-        (lambda d, w: d * np.linalg.norm(w) / np.linalg.norm(d), "whole matrix"),
-        (lambda d, w: d * norm(w, 0) / norm(d, 0), "columns"),
-        (lambda d, w: d * norm(w, 1), "own length first"),
-        (lambda d, w: w, "point along"),
-        (lambda d, w: d[0], r"shape \(5,\)"),
-    ],
     "gd-8": [
+        ("a", "staying on one side"),
+        ("b", "climbing needs"),
+        ("It jumps across for ever at one height.", "η = 2/λ exactly"),
+        ("e", "one of 'a', 'b', 'c', 'd', not 'e'"),
+    ],
+    "gd-9": [
         ({"lr": 0.1}, "keys lr, momentum and batch_size"),
         ({"lr": -0.1, "momentum": 0, "batch_size": 32}, "positive"),
         ({"lr": 0.1, "momentum": 1.0, "batch_size": 32}, r"\[0, 1\)"),
@@ -117,11 +168,56 @@ CASES = [(id, answer, words) for id, cases in WRONG.items() for answer, words in
 
 @pytest.mark.parametrize(("id", "answer", "words"), CASES)
 def test_a_wrong_answer_is_told_what_is_wrong(id, answer, words):
-    if id == "gd-8":
+    if id == "gd-9":
         pytest.importorskip("sklearn", reason="scikit-learn is not installed: it holds the digits")
     result = grade(id, answer)
     assert result.status == "wrong", result
     assert re.search(words, result.message), result.message
+
+
+RIGHT = {
+    "gd-1": 2.2,
+    "gd-2": gradient(),
+    "gd-3": 0.5,
+    "gd-4": 346,
+    "gd-5": momentum(right_velocity, lambda t, v, n, g, lr: t - lr * n),
+    "gd-6": off(),
+    "gd-7": 3200,
+    "gd-8": "c",
+}
+
+
+@pytest.mark.parametrize("id", RIGHT)
+def test_a_right_answer_is_right(id):
+    result = grade(id, RIGHT[id])
+    assert result.status == "correct", result
+
+
+def test_every_diagnosis_of_a_table_is_met():
+    """A rule that an earlier one hides is dead."""
+    for id, cases in WRONG.items():
+        table = exercises._checkers[id].table
+        if table:
+            told = {grade(id, answer).message for answer, _ in cases}
+            assert told >= {rule["says"] for rule in table["rules"][1:]}, id
+
+
+def test_the_broken_loop_as_given_is_not_attempted():
+    told = exercises.Result("not attempted", "this is the broken loop as given: find its two bugs")
+    assert grade("gd-6", broken_loop()) == told
+    assert grade("gd-6", broken_loop(BROKEN_LOOP.replace("\n", "  # look\n"))) == told
+    assert grade("gd-6", ...).status == "not attempted"
+
+
+def test_the_repaired_loop_is_right():
+    mended = """
+def answer(X, y, w, lr, steps):
+    for _ in range(steps):
+        gradient = X.T @ (X @ w - y) / len(y)
+        w = w - lr * gradient
+    return w
+"""
+    assert grade("gd-6", broken_loop(mended)).status == "correct"
 
 
 def test_momentum_zero_is_plain_descent_in_the_success_message():

@@ -10,6 +10,14 @@ The checkers of a chapter live in a module of this package, imported when one of
         if not close(eta, 2 / 10):
             raise Wrong("the longest stable step solves |1 − ηλ| = 1 in the steepest direction")
         return "η = 2/λmax"
+
+Where the answer is a number or a choice, a table does it, and serves the static page as well:
+
+    number(
+        "gd-1", right=2 / 10, praise="η = 2/λmax",
+        mistakes=[(1 / 10, "that is 1/λmax; descent still converges at twice that step")],
+        otherwise="the longest stable step solves |1 − ηλ| = 1 in the steepest direction",
+    )
 """
 
 import dis
@@ -17,29 +25,37 @@ import functools
 import importlib
 import importlib.util
 import linecache
+import math
+import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..report import LINE_STYLE, brief, plain, show_line
+from ._page import field
 
 __all__ = [
     "Result",
+    "Untouched",
     "Wrong",
     "check",
+    "choice",
     "close",
     "exercise",
     "expect_array",
     "expect_number",
     "grade",
+    "number",
+    "within",
 ]
 
-# The module of checkers by the prefix of its exercises.
+#: The module of checkers by the prefix of its exercises.
 CHAPTERS = {
     "gd": "gradient_descent",
     "bp": "backpropagation",
@@ -51,18 +67,27 @@ CHAPTERS = {
     "ph": "physics",
     "bio": "biology",
     "vi": "vision",
-    "sc": "scaling",
+    "sc": "scaling_out",
 }
 
-_checkers: dict[str, Callable] = {}
+
+class _Known(NamedTuple):
+    """An exercise: what checks it, the module that says so, and the table of a declared one."""
+
+    checker: Callable
+    module: str
+    table: dict | None
+
+
+_checkers: dict[str, _Known] = {}
 
 
 class Wrong(Exception):
     """Raised by a checker with a diagnosis: what the answer does, and where to look."""
 
 
-class _Untouched(Exception):
-    """The answer still contains the stub's `...`."""
+class Untouched(Exception):
+    """Raised by a checker when the answer is still what was given, with what to do."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +111,116 @@ def exercise(id: str) -> Callable:
     """
 
     def register(checker):
-        known = _checkers.get(id)
-        if known is not None and known.__module__ != checker.__module__:
-            raise ValueError(
-                f"exercise {id!r} has a checker in {known.__module__} already; choose another id"
-            )
-        _checkers[id] = checker
+        _register(id, checker, checker.__module__)
         return checker
 
     return register
 
 
+def number(
+    id: str,
+    right: float,
+    *,
+    praise: str,
+    otherwise: str,
+    mistakes: Sequence[tuple] = (),
+    rtol: float = 1e-4,
+) -> None:
+    """Declare an exercise whose answer is a number; Python and the page judge it by one table.
+
+    The right answer is looked for first, then the mistakes in their order.
+
+    Args:
+        id: the exercise, such as "gd-1".
+        right: the answer; b fits an answer a where |a − b| ≤ rtol·|b|.
+        praise: what a right answer is told.
+        otherwise: what an answer is told that is none of the mistakes.
+        mistakes: pairs of a number, a list of numbers or an interval `within(low, high)`, and the
+            diagnosis; a third entry is the mistake's own rtol.
+        rtol: relative tolerance of the right answer and of the mistakes.
+
+    Raises:
+        TypeError: a mistake is no such pair.
+        ValueError: a number is not finite.
+    """
+    rules = [_rule(id, right, praise, rtol)]
+    for mistake in mistakes:
+        if not isinstance(mistake, tuple) or len(mistake) not in (2, 3):
+            raise TypeError(
+                f"{id}: a mistake is (value, diagnosis) or (value, diagnosis, rtol), "
+                f"not {brief(mistake)}"
+            )
+        value, says, own = (*mistake, rtol)[:3]
+        rules.append(_rule(id, value, says, own))
+    table = _table(id, rules, otherwise=otherwise, nan=f"the answer {_NAN}",
+                   infinite=f"the answer {_INFINITE}")  # fmt: skip
+
+    def checker(answer):
+        return _judge(table, expect_number(answer))
+
+    _register(id, checker, _caller(), table)
+
+
+class _Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def within(low: float, high: float) -> _Interval:
+    """An interval, both ends included, as a mistake of `number`.
+
+    Args:
+        low, high: its ends; ±∞ leaves one open.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not low <= high:
+        raise ValueError(f"within({low:g}, {high:g}) is empty; give the smaller number first")
+    return _Interval(low, high)
+
+
+def choice(
+    id: str, options: dict[str, str], right: str, *, praise: str, mistakes: dict[str, str]
+) -> None:
+    """Declare an exercise in which one of a few options is chosen, in Python by its letter.
+
+    Args:
+        id: the exercise, such as "gd-8".
+        options: what is offered, by its letter.
+        right: the letter of the right one.
+        praise: what the right one is told.
+        mistakes: what each of the others is told, by its letter.
+
+    Raises:
+        ValueError: an option has no words, or words have no option.
+    """
+    if {right, *mistakes} != set(options) or right in mistakes:
+        raise ValueError(
+            f"{id}: each option but the right one needs its diagnosis; options "
+            f"{', '.join(options)}; right {right}; mistakes {', '.join(mistakes) or 'none'}"
+        )
+    words = {right: praise} | mistakes
+    rules = [{"is": letter, "says": says} for letter, says in words.items()]
+    table = _table(id, rules, options=list(options.items()))
+    letters = {text.casefold(): key for key, said in options.items() for text in (key, said)}
+
+    def checker(answer):
+        letter = letters.get(answer.strip().casefold()) if isinstance(answer, str) else None
+        if letter is None:
+            raise Wrong(
+                f"the answer should be one of {', '.join(map(repr, options))}, not {brief(answer)}"
+            )
+        return _judge(table, letter)
+
+    _register(id, checker, _caller(), table)
+
+
 def check(id: str, answer=...) -> None:
     """Grade an answer and show the verdict in one line.
+
+    While the answer is untouched and is a number or a choice, a field stands below the line and
+    takes it without a kernel.
 
     Args:
         id: the exercise, such as "gd-1".
@@ -107,10 +229,13 @@ def check(id: str, answer=...) -> None:
     result = grade(id, answer)
     mark, hue, word = _LOOKS[result.status]
     text = f"{mark} {id} · {word}: {result.message}"
+    table = _checkers[id].table if result.status == "not attempted" else None
     html = (
-        f'<div class="dl-check" role="status" style="{LINE_STYLE.format(hue=hue)}">'
-        f'<span aria-hidden="true">{mark}</span> <strong>{id} · {word}</strong>: '
+        f'<div class="dl-check" id="check-{id}" style="{LINE_STYLE.format(hue=hue)}">'
+        f'<div role="status"><span aria-hidden="true">{mark}</span> '
+        f"<strong>{id} · {word}</strong>: "
         f'<span style="white-space:pre-line">{escape(result.message)}</span></div>'
+        f"{field(f'check-{id}', table) if table else ''}</div>"
     )
     show_line(text, html)
 
@@ -127,13 +252,13 @@ def grade(id: str, answer) -> Result:
     Raises:
         ValueError: there is no such exercise.
     """
-    checker = _find(id)
+    checker = _find(id).checker
     if _is_stub(answer):
         return _NOT_ATTEMPTED
     try:
         message = checker(_watch(answer))
-    except _Untouched:
-        return _NOT_ATTEMPTED
+    except Untouched as untouched:
+        return Result("not attempted", str(untouched) or _NOT_ATTEMPTED.message)
     except Wrong as wrong:
         return Result("wrong", str(wrong))
     except Exception as error:
@@ -223,16 +348,73 @@ def _numbers(answer, name, wanted):
         )
     array = array.astype(float)
     if np.isnan(array).any():
-        raise Wrong(
-            f"{name} contains NaN: look for 0/0, the logarithm of a negative number, or a run "
-            "that diverged"
-        )
+        raise Wrong(f"{name} {_NAN}")
     if np.isinf(array).any():
-        raise Wrong(f"{name} is infinite: look for a division by zero, or a run that diverged")
+        raise Wrong(f"{name} {_INFINITE}")
     return array
 
 
+_NAN = "contains NaN: look for 0/0, the logarithm of a negative number, or a run that diverged"
+_INFINITE = "is infinite: look for a division by zero, or a run that diverged"
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def _rule(id, value, says, rtol) -> dict[str, Any]:
+    """One row: where an answer is `near` numbers, or lies `from` … `to`, and what it is told."""
+    if isinstance(value, _Interval):
+        largest = sys.float_info.max  # JSON knows no infinity
+        low, high = max(value.low, -largest), min(value.high, largest)
+        return {"from": _stable(low), "to": _stable(high), "says": says}
+    near = [_stable(v) for v in (value if isinstance(value, list) else [value])]
+    if not all(map(math.isfinite, near)):
+        raise ValueError(f"{id}: {brief(value)} is not finite; no answer is near it")
+    return {"near": near, "rtol": rtol, "says": says}
+
+
+def _stable(value):
+    """Without the last digits, which differ between machines: notebooks store the table."""
+    return float(f"{value:.13g}")
+
+
+def _table(id, rules, **rest) -> dict[str, Any]:
+    """All that the page needs; the first rule is the right answer's."""
+    return {"id": id, "looks": _LOOKS, "rules": rules, **rest}
+
+
+def _fits(rule, x):
+    if "is" in rule:
+        return rule["is"] == x
+    if "from" in rule:
+        return rule["from"] <= x <= rule["to"]
+    return any(close(x, b, rule["rtol"]) for b in rule["near"])
+
+
+def _judge(table, x):
+    for i, rule in enumerate(table["rules"]):
+        if _fits(rule, x):
+            if i:
+                raise Wrong(rule["says"])
+            return rule["says"]
+    raise Wrong(table["otherwise"])
+
+
 # --- finding checkers -------------------------------------------------------------------------
+
+
+def _register(id, checker, module, table=None):
+    known = _checkers.get(id)
+    if known is not None and known.module != module:
+        raise ValueError(
+            f"exercise {id!r} has a checker in {known.module} already; choose another id"
+        )
+    _checkers[id] = _Known(checker, module, table)
+
+
+def _caller():
+    """The module that declares a table."""
+    return sys._getframe(2).f_globals["__name__"]
 
 
 def _load(prefix):
@@ -308,9 +490,9 @@ def _watch(answer):
         try:
             value = answer(*args, **kwargs)
         except NotImplementedError:
-            raise _Untouched from None
+            raise Untouched from None
         if value is ... or (isinstance(value, list | tuple) and any(v is ... for v in value)):
-            raise _Untouched
+            raise Untouched
         if value is None:
             raise Wrong(f"{answer.__name__} returns None: is the return statement missing?")
         return value

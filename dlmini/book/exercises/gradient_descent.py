@@ -1,31 +1,41 @@
 """Checkers of the chapter on gradient descent."""
 
+import inspect
 import math
 
 import numpy as np
 
-from . import Wrong, close, exercise, expect_array, expect_number
+from . import (
+    Untouched,
+    Wrong,
+    choice,
+    close,
+    exercise,
+    expect_array,
+    expect_number,
+    number,
+    within,
+)
 
-
-@exercise("gd-1")
-def _one_step(answer):
-    """θ = 3, L = ½·4·(θ − 1)², η = 0.1: θ ← 3 − 0.1·4·2 = 2.2."""
-    theta = expect_number(answer)
-    if close(theta, 3.8):
-        raise Wrong("that walks uphill: the step goes against the gradient, θ − ηg")
-    if close(theta, 2.6):
-        raise Wrong("the gradient is half of what it should be: d/dθ of ½·4·(θ−1)² is 4(θ−1)")
-    if close(theta, 1.4):
-        raise Wrong("the gradient is twice what it should be: the ½ cancels the 2 of the square")
-    if close(theta, 1.8):
-        raise Wrong("the valley's lowest point is at 1, not at 0: the gradient is 4(θ−1)")
-    if close(theta, -5.0):
-        raise Wrong("the step has the gradient's full length; it should be η = 0.1 of it")
-    if close(theta, 0.8) or close(theta, -0.8):
-        raise Wrong("that is the step alone; add it to where you stand")
-    if not close(theta, 2.2):
-        raise Wrong("work out g = 4(θ−1) at θ = 3 first, then θ − ηg")
-    return "one step covers 40 % of the way to the lowest point: 1 − ηλ = 0.6 of the error is left"
+# One step at θ = 3 on L = ½·4·(θ − 1)², with η = 0.1.
+_θ, _λ, _lowest, _η = 3, 4, 1, 0.1
+_g = _λ * (_θ - _lowest)
+number(
+    "gd-1",
+    right=_θ - _η * _g,
+    praise="one step covers 40 % of the way to the lowest point: 1 − ηλ = 0.6 of the error is left",
+    mistakes=[
+        (_θ + _η * _g, "that walks uphill: the step goes against the gradient, θ − ηg"),
+        (_θ - _η * _g / 2,
+         "the gradient is half of what it should be: d/dθ of ½·4·(θ−1)² is 4(θ−1)"),
+        (_θ - _η * 2 * _g,
+         "the gradient is twice what it should be: the ½ cancels the 2 of the square"),
+        (_θ - _η * _λ * _θ, "the valley's lowest point is at 1, not at 0: the gradient is 4(θ−1)"),
+        (_θ - _g, "the step has the gradient's full length; it should be η = 0.1 of it"),
+        ([_η * _g, -_η * _g], "that is the step alone; add it to where you stand"),
+    ],
+    otherwise="work out g = 4(θ−1) at θ = 3 first, then θ − ηg",
+)  # fmt: skip
 
 
 @exercise("gd-2")
@@ -48,45 +58,50 @@ def _gradient(answer):
     return "each example pulls along its own input, in proportion to its error"
 
 
-@exercise("gd-3")
-def _threshold(answer):
-    """H = [[3, 1], [1, 3]] has eigenvalues 2 and 4: η < 2/4."""
-    eta = expect_number(answer)
-    if close(eta, 0.25):
-        raise Wrong("that is 1/λmax; every step shorter than twice that still converges")
-    if close(eta, 1.0):
-        raise Wrong("that is 2/λmin: the steepest direction diverges long before")
-    if close(eta, 2 / 3, rtol=2e-3):
-        raise Wrong("3 is a diagonal entry; the directions that matter are the eigenvectors of H")
-    if close(eta, 4.0):
-        raise Wrong("that is λmax itself; the threshold is 2/λmax")
-    if close(eta, 1 / 3, rtol=2e-3):
-        raise Wrong("that is 2/(λmin+λmax), the fastest step, not the longest that converges")
-    if not close(eta, 0.5):
-        raise Wrong("find the eigenvalues of H (np.linalg.eigvalsh) and ask |1 − ηλ| < 1 of each")
-    return "η < 2/λmax = 0.5, whatever the diagonal entries are"
+# The longest step for H = [[3, 1], [1, 3]], whose eigenvalues are 2 and 4.
+_λmin, _λmax = 2, 4
+number(
+    "gd-3",
+    right=2 / _λmax,
+    praise="η < 2/λmax = 0.5, whatever the diagonal entries are",
+    mistakes=[
+        (1 / _λmax, "that is 1/λmax; every step shorter than twice that still converges"),
+        (2 / _λmin, "that is 2/λmin: the steepest direction diverges long before"),
+        (2 / 3, "3 is a diagonal entry; the directions that matter are the eigenvectors of H",
+         2e-3),
+        (_λmax, "that is λmax itself; the threshold is 2/λmax"),
+        (2 / (_λmin + _λmax),
+         "that is 2/(λmin+λmax), the fastest step, not the longest that converges", 2e-3),
+    ],
+    otherwise="find the eigenvalues of H (np.linalg.eigvalsh) and ask |1 − ηλ| < 1 of each",
+)  # fmt: skip
 
 
-@exercise("gd-4")
-def _steps(answer):
-    """((κ−1)/(κ+1))^t ≤ 1/1000 with κ = 100: t = ⌈ln 1000 / ln(101/99)⌉ = 346."""
-    steps = expect_number(answer)
-    right = math.log(1000) / math.log(101 / 99)
-    if abs(steps - right / 2) <= 1:
-        raise Wrong(
-            "that makes the *loss* 1,000 times smaller; the error, its root, needs twice that"
-        )
-    if abs(steps - 2 * right) <= 2:
-        raise Wrong("twice too many: one step multiplies the error itself by (κ−1)/(κ+1)")
-    if abs(steps - right / math.log(10)) <= 1:
-        raise Wrong("one logarithm is to base 10 and the other natural: use the same for both")
-    if abs(steps - math.log(1000) / -math.log(0.99)) <= 1.01:
-        raise Wrong("that is the rate at η = 1/λmax, 1 − 1/κ; the best η does about twice as well")
-    if math.ceil(right) - 1 <= steps < math.ceil(right):
-        raise Wrong("one step short: round up, the last part of a step is a step too")
-    if steps != math.ceil(right):
-        raise Wrong("solve ((κ−1)/(κ+1))^t = 1/1000 for t, and round up")
-    return "346 steps; in general about ½·κ·ln(1000), so ten times the κ costs ten times the steps"
+# Steps until the error is 1,000 times smaller with κ = 100 and the best η: each leaves
+# (κ−1)/(κ+1) of it.
+_steps = math.log(1000) / math.log(101 / 99)
+_plain = math.log(1000) / -math.log(1 - 1 / 100)
+number(
+    "gd-4",
+    right=math.ceil(_steps),
+    rtol=0,
+    praise=(
+        "346 steps; in general about ½·κ·ln(1000), so ten times the κ costs ten times the steps"
+    ),
+    mistakes=[
+        (within(_steps / 2 - 1, _steps / 2 + 1),
+         "that makes the loss 1,000 times smaller; the error, its root, needs twice that"),
+        (within(2 * _steps - 2, 2 * _steps + 2),
+         "twice too many: one step multiplies the error itself by (κ−1)/(κ+1)"),
+        (within(_steps / math.log(10) - 1, _steps / math.log(10) + 1),
+         "one logarithm is to base 10 and the other natural: use the same for both"),
+        (within(_plain - 1.01, _plain + 1.01),
+         "that is the rate at η = 1/λmax, 1 − 1/κ; the best η does about twice as well"),
+        (within(math.floor(_steps), math.ceil(_steps)),
+         "one step short: round up, the last part of a step is a step too"),
+    ],
+    otherwise="solve ((κ−1)/(κ+1))^t = 1/1000 for t, and round up",
+)  # fmt: skip
 
 
 @exercise("gd-5")
@@ -127,47 +142,117 @@ def _momentum(answer):
     )
 
 
+#: What the reader of gd-6 is given.
+BROKEN_LOOP = """\
+def answer(X, y, w, lr, steps):
+    error = X @ w - y
+    gradient = X.T @ error / len(y)
+    for _ in range(steps):
+        w -= lr * gradient
+    return w
+"""
+
+
+def _descend(x, y, w, lr, steps, *, once=False):
+    """Descent on L(w) = ½·mean (Xw − y)², or with the gradient of the start at every step."""
+    start = w
+    for _ in range(steps):
+        w = w - lr * x.T @ (x @ (start if once else w) - y) / len(y)
+    return w
+
+
+def _is_as_given(answer):
+    """Whether the function is BROKEN_LOOP, comments and spaces aside."""
+    space: dict = {}
+    exec(BROKEN_LOOP, space)
+    given, code = space["answer"].__code__, getattr(inspect.unwrap(answer), "__code__", None)
+    parts = ("co_code", "co_names", "co_consts")
+    return code is not None and all(getattr(code, p) == getattr(given, p) for p in parts)
+
+
 @exercise("gd-6")
-def _batch(answer):
-    """Noise of the gradient falls like 1/√B: ten times less needs B = 3,200 where it was 32."""
-    batch = expect_number(answer)
-    if close(batch, 320):
-        raise Wrong("that makes the *variance* ten times smaller, and the noise only √10 times")
-    if close(batch, 100):
-        raise Wrong("the batch grows by a factor of 100; from 32, that is more than 100")
-    if close(batch, 32 * math.sqrt(10), rtol=0.02):
-        raise Wrong("the root is on the wrong side: noise ∝ 1/√B, so B ∝ 1/noise²")
-    if not close(batch, 3200):
-        raise Wrong("the variance is ∝ 1/B, the noise (standard deviation) ∝ 1/√B")
-    return "a hundred times the work for a tenth of the noise"
+def _repair(answer):
+    """L(w) = ½·mean (Xw − y)²: w ← w − η Xᵀ(Xw − y)/N, the caller's w left as it was."""
+    if not callable(answer):
+        raise Wrong(f"the answer should be the function, but is of type {type(answer).__name__}")
+    if _is_as_given(answer):
+        raise Untouched("this is the broken loop as given: find its two bugs")
+    rng = np.random.default_rng(5)
+    x, y, w = rng.standard_normal((10, 3)), rng.standard_normal(10), rng.standard_normal(3)
+    lr, steps, n = 0.05, 8, 10
+    mine = {"X": x.copy(), "y": y.copy(), "w": w.copy()}
+    result = expect_array(answer(*mine.values(), lr, steps), (3,), "the returned w").copy()
+
+    def is_descent(factor=1.0, steps=steps, once=False):
+        return close(result, _descend(x, y, w, factor * lr, steps, once=once))
+
+    if any(is_descent(f, once=True) for f in (1, -1, 2, n, -n)):
+        raise Wrong(
+            "the gradient is that of the start at every step: compute it inside the loop, "
+            "from the w of that moment"
+        )
+    if is_descent(-1) or is_descent(-n):
+        raise Wrong("that walks uphill: the step goes against the gradient, w − ηg")
+    if is_descent(n):
+        raise Wrong("the 1/N is missing: the loss is the mean over the examples, not their sum")
+    if is_descent(n / 3):
+        raise Wrong("you divide by the number of weights; N counts the examples, the rows of X")
+    if is_descent(2):
+        raise Wrong("the gradient is twice what it should be: this loss is ½·mean (Xw − y)²")
+    if close(result, w):
+        raise Wrong("w comes back as it went in: the steps are lost on the way")
+    if is_descent(steps=1):
+        raise Wrong(
+            "only one step is left of all: either return stands inside the loop, or every step "
+            "begins at the first w again"
+        )
+    if is_descent(steps=steps - 1) or is_descent(steps=steps + 1):
+        raise Wrong("the steps are right, their number is off by one: for _ in range(steps)")
+    if not is_descent():
+        raise Wrong("every step should be w ← w − ηg with g = Xᵀ(Xw − y)/N at the w of that moment")
+    for name, before in {"X": x, "y": y, "w": w}.items():
+        if not np.array_equal(mine[name], before):
+            raise Wrong(
+                f"the path is right, but your function changes the caller's {name}: "
+                f"begin with {name} = {name}.copy(), or write {name} = {name} − … in place of −="
+            )
+    return "the slope is measured anew at every step, and whoever calls keeps their w"
 
 
-@exercise("gd-7")
-def _filter_direction(answer):
-    """Each row of the direction as long as the same row of the weights."""
-    rng = np.random.default_rng(11)
-    weights, d = rng.standard_normal((2, 3, 5)) * np.array([[0.5], [1.0], [3.0]])
-    result = expect_array(answer(d.copy(), weights.copy()), (3, 5), "the result")
-
-    def length(a, axis):
-        return np.linalg.norm(a, axis=axis, keepdims=True)
-
-    if close(result, d / length(d, 1)):
-        raise Wrong("every row has length one; give it the length of the row of W that it changes")
-    if close(result, d * np.linalg.norm(weights) / np.linalg.norm(d)):
-        raise Wrong("the whole matrix was scaled by one number; each row needs its own")
-    if close(result, d * length(weights, 0) / length(d, 0)):
-        raise Wrong("those are the columns; what feeds one unit is a row of W")
-    if close(result, d * length(weights, 1)):
-        raise Wrong("divide by the row's own length first, then multiply by that of the row of W")
-    if close(result, d * weights / length(d, 1)) or close(result, d / length(d, 1) * weights):
-        raise Wrong("multiply by the *length* of the row of W, not by its entries")
-    if not close(result, d / length(d, 1) * length(weights, 1)):
-        raise Wrong("row i should point along d[i] and be as long as W[i]")
-    return "rescale a layer, and the direction rescales with it: the picture stays the same"
+# Noise of the gradient falls like 1/√B: ten times less needs B = 3,200 where it was 32.
+number(
+    "gd-7",
+    right=32 * 10**2,
+    praise="a hundred times the work for a tenth of the noise",
+    mistakes=[
+        (32 * 10, "that makes the variance ten times smaller, and the noise only √10 times"),
+        (10**2, "the batch grows by a factor of 100; from 32, that is more than 100"),
+        (32 * math.sqrt(10), "the root is on the wrong side: noise ∝ 1/√B, so B ∝ 1/noise²", 0.02),
+    ],
+    otherwise="the variance is ∝ 1/B, the noise (standard deviation) ∝ 1/√B",
+)
 
 
-@exercise("gd-8")
+# A walker on a parabola of curvature λ with η = 1.5/λ: each step leaves 1 − ηλ = −0.5.
+choice(
+    "gd-8",
+    {
+        "a": "It slides down one side of the valley.",
+        "b": "It jumps across and climbs.",
+        "c": "It jumps across and descends, halving its distance each time.",
+        "d": "It jumps across for ever at one height.",
+    },
+    right="c",
+    praise="1 − ηλ = −0.5: the sign turns at every step, and half the distance is left",
+    mistakes={
+        "a": "staying on one side needs 1 − ηλ > 0, so η < 1/λ; here 1 − ηλ is negative",
+        "b": "climbing needs |1 − ηλ| > 1, so η > 2/λ; here each step leaves less than before",
+        "d": "that is η = 2/λ exactly, where 1 − ηλ = −1; here η is shorter",
+    },
+)
+
+
+@exercise("gd-9")
 def _tune(answer):
     """Settings that bring a fresh network to 94 % on validation images, in 150 steps.
 
