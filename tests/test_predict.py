@@ -333,8 +333,13 @@ def page(shown, open_html):
     return start
 
 
+def words(locator):
+    """What is seen of an element, white space of all kinds as one blank."""
+    return " ".join(locator.inner_text().split())
+
+
 def text(tab, id):
-    return " ".join(tab.locator(f"#{id}").inner_text().split())
+    return words(tab.locator(f"#{id}"))
 
 
 def radio(tab, id, label):
@@ -429,7 +434,7 @@ def test_the_score_counts_and_forgets(page):
     radio(tab, "gd-longer", "both the same").check()
     assert says.inner_text() == "You foresaw 2 of 3."
     tab.get_by_text("The answers").click()
-    assert tab.locator("#dl-score li").all_inner_texts() == [
+    assert [words(item) for item in tab.locator("#dl-score li").all()] == [
         "✓ With 100 directions, how steep is the best? 4.9 % (about 5 %)",
         "✗ How many of the six survive? 2 (one to three)",
         "✓ Which valley tolerates the longer step? both the same",
@@ -470,7 +475,7 @@ def test_an_answer_alone_in_a_sandbox_falls_back(shown, page):
     ):
         inside = html.replace("&", "&amp;").replace('"', "&quot;")
         tab.set_content(f'<iframe sandbox="allow-scripts" srcdoc="{inside}"></iframe>')
-        assert tab.frame_locator("iframe").locator("body").inner_text().startswith(says)
+        assert words(tab.frame_locator("iframe").locator("body")).startswith(says)
     assert tab.trouble == []
 
 
@@ -491,15 +496,15 @@ def test_an_output_shown_twice_or_again_stays_in_step(shown, page):
     assert not first.is_checked()
     assert tab.locator(".dl-predict :checked").count() == 2
     for said in tab.locator(".dl-reveal[data-id=gd-best]").all():
-        assert said.inner_text().startswith("✓ You said about 5 %;")
+        assert words(said).startswith("✓ You said about 5 %;")
     assert tab.trouble == []
 
 
 def test_without_scripts_the_questions_are_lists_and_the_answers_stand(page):
     tab = page(java_script_enabled=False)
-    assert tab.locator("#predict-gd-best label").all_inner_texts() == list(STEEP)
-    boxes = [label.bounding_box() for label in tab.locator("#predict-gd-best label").all()]
-    assert len({box["x"] for box in boxes}) == 1
+    labels = tab.locator("#predict-gd-best label").all()
+    assert [words(label) for label in labels] == list(STEEP)
+    assert len({label.bounding_box()["x"] for label in labels}) == 1
     assert tab.get_by_text("kept in this browser").first.is_hidden()
     assert text(tab, "reveal-gd-best") == (
         "Measured 4.9 % (about 5 %). Slopes are nearly normal with spread \\(\\|g\\|/\\sqrt{P}\\), "

@@ -260,6 +260,12 @@ def _finding(answer):
 
 # --- what the reader sees ---------------------------------------------------------------------
 
+
+def _together(text):
+    """A sentence as HTML, with no line break before a percent sign."""
+    return inline_html(text).replace(" %", "\u00a0%")
+
+
 # Begins each script: `root`, the element that it serves, and the choice kept for an id. `memory`
 # serves where the browser refuses storage. The event "dlmini" tells all outputs of the page.
 _KEEP = """
@@ -311,12 +317,12 @@ def _asked_html(id, asked):
     choices = "".join(
         f'<label><input type="radio" name="{id}" value="{escape(inline_text(label))}" '
         'autocomplete="off" data-lm-suppress-shortcuts="true">'
-        f"<span>{inline_html(label)}</span></label>"
+        f"<span>{_together(label)}</span></label>"
         for label in asked.values
     )
     return (  # a form of its own: in a second view of the output, radios are a second group
         f'<form class="dl-predict" id="predict-{id}" data-id="{id}" method="dialog">'
-        f"<style>{_ASK_STYLE}</style><fieldset><legend>{inline_html(asked.text)}</legend>"
+        f"<style>{_ASK_STYLE}</style><fieldset><legend>{_together(asked.text)}</legend>"
         f'<div class="dl-choices">{choices}</div></fieldset>'
         "<small hidden>Choose before you read on; your choice is kept in this browser only.</small>"
         f"{_script('dl-predict', f'predict-{id}', _ASK_SCRIPT)}</form>"
@@ -342,25 +348,25 @@ document.addEventListener('dlmini',show);show();
 def _revealed_html(id, asked):
     shown, right = asked.answer["shown"], asked.answer["right"]
     said = "".join(
-        f'<strong data-choice="{escape(inline_text(label))}" hidden>{inline_html(label)}</strong>'
+        f'<strong data-choice="{escape(inline_text(label))}" hidden>{_together(label)}</strong>'
         for label in asked.values
     )
     if shown:
         answer = (
-            f'<strong class="dl-measured">{inline_html(shown)}</strong>'
-            f'<span class="dl-right"> ({inline_html(right)})</span>'
+            f'<strong class="dl-measured">{_together(shown)}</strong>'
+            f'<span class="dl-right"> ({_together(right)})</span>'
         )
     else:
-        answer = f"<strong>{inline_html(right)}</strong>"
+        answer = f"<strong>{_together(right)}</strong>"
     return (
         f'<div class="dl-reveal" id="reveal-{id}" data-id="{id}" '
         f'data-right="{escape(inline_text(right))}" '
         f'style="{LINE_STYLE.format(hue="#2b8cc4")};border-left:6px double #2b8cc4">'
         "<style>.dl-reveal [hidden]{display:none}.dl-reveal small{opacity:.85}"
         "@media print{.dl-reveal small{display:none}}</style>"
-        '<span class="dl-said" hidden><span role="img" aria-label=""></span> You said '
+        '<span class="dl-said" hidden><span role="img"></span> You said '
         f"{said}; </span>"
-        f'<span class="dl-word">Measured</span> {answer}. {inline_html(asked.answer["why"])} '
+        f'<span class="dl-word">Measured</span> {answer}. {_together(asked.answer["why"])} '
         "<small hidden>No choice of yours was found; next time, commit first.</small>"
         f"{_script('dl-reveal', f'reveal-{id}', _REVEAL_SCRIPT)}</div>"
     )
@@ -373,8 +379,8 @@ font:inherit;color:inherit;line-height:1.45}
 .dl-score :is(summary,button){min-height:44px;font:inherit;color:inherit;cursor:pointer}
 .dl-score summary{display:list-item;padding:.5em 0;box-sizing:border-box}
 .dl-score ol{margin:0;padding-left:1.5em}
-.dl-score button{padding:0 .9em;background:transparent;border:1px solid rgba(127,127,127,.8);
-border-radius:6px}
+.dl-score button{margin-top:.5em;padding:0 .9em;background:transparent;
+border:1px solid rgba(127,127,127,.8);border-radius:6px}
 .dl-score :is(button,summary):focus-visible{outline:2px solid #2b8cc4;outline-offset:2px}
 .dl-score [hidden]{display:none}
 @media print{.dl-score button{display:none}}
@@ -402,8 +408,8 @@ document.addEventListener('dlmini',show);show();
 def _score_html(questions):
     items = "".join(
         f'<li data-id="{id}" data-right="{escape(inline_text(asked.answer["right"]))}">'
-        f'<span role="img" aria-label="" hidden></span><a href="#reveal-{id}">'
-        f"{inline_html(asked.text)}</a> {inline_html(_finding(asked.answer))}</li>"
+        f'<span role="img" hidden></span><a href="#reveal-{id}">'
+        f"{_together(asked.text)}</a> {_together(_finding(asked.answer))}</li>"
         for id, asked in questions.items()
     )
     return (
