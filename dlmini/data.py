@@ -123,24 +123,79 @@ def standardise(train: Any, test: Any) -> tuple[Array, Array]:
         ShapeError: not two arrays with the same features on the axes after the first.
         ValueError: no training examples, or values that are not finite.
     """
-    given = backend.to_numpy(train), backend.to_numpy(test)
-    if min(a.ndim for a in given) == 0 or given[0].shape[1:] != given[1].shape[1:]:
-        raise ShapeError(
-            f"standardise: training part {given[0].shape} and test part {given[1].shape} must "
-            "have the same features"
-        )
-    if len(given[0]) == 0:
-        raise ValueError("standardise: the training part is empty, it has no mean")
-    parts = [a.astype(np.float64) for a in given]
-    for name, part in zip(("training", "test"), parts, strict=True):
-        if not np.isfinite(part).all():
-            bad = np.argwhere(~np.isfinite(part))[0].tolist()
-            raise ValueError(f"standardise: the {name} part has {part[tuple(bad)]} at {bad}")
+    parts = _two_parts("standardise", train, test)
     mean, std = parts[0].mean(0), parts[0].std(0)
     # The mean of equal numbers is off by a rounding error, and so is their std from 0.
     std = np.where(parts[0].max(0) == parts[0].min(0), 1.0, std)
     first, second = ((part - mean) / std for part in parts)
     return backend.asarray(first), backend.asarray(second)
+
+
+def whiten(train: Any, test: Any, eps: float = 0.0) -> tuple[Array, Array]:
+    """(x − mean)(C + εI)^(−½) with the mean and covariance C of the training part alone.
+
+    The features of the training part are then uncorrelated and of variance 1: where C has the
+    eigenvalue λ, the result has λ/(λ + ε), so that its condition number is 1 for ε = 0. This is
+    ZCA, the whitening that moves the examples least: a whitened image is still an image. PCA
+    whitening, the same turned to the eigenvectors of C, differs from it by a rotation, which
+    gradient descent does not notice.
+
+    The price: directions of little variance, mostly noise, are stretched to the size of all
+    others, at most by 1/√ε. In the test part they can be large where training saw none.
+
+    Args:
+        train: (N, features).
+        test: (M, features).
+        eps: ε ≥ 0, a variance, in the features' units squared.
+
+    Returns:
+        Both parts, floating.
+
+    Raises:
+        ShapeError: not two matrices with the same features.
+        ValueError: no training examples, values that are not finite, or a direction without
+            variance and ε = 0.
+
+    Source: Bell & Sejnowski (1997); Kessy, Lewin & Strimmer (2018).
+    """
+    eps = backend.positive("eps", eps, allow_zero=True)
+    first, second = _two_parts("whiten", train, test)
+    if first.ndim != 2:
+        raise ShapeError(
+            f"whiten takes one row per example, got {first.shape}: reshape(len(x), -1)"
+        )
+    n, d = first.shape
+    mean = first.mean(0)
+    # Singular values of the examples: those of C would lose half of the digits.
+    _, s, rows = np.linalg.svd((first - mean) / math.sqrt(n), full_matrices=n < d)
+    s = np.concatenate([s, np.zeros(d - len(s))])
+    still = int((s <= max(n, d) * np.finfo(float).eps * s.max(initial=0.0)).sum())
+    if still and not eps:
+        raise ValueError(
+            f"whiten: in {still} of {d} directions the training part has no variance (constant or "
+            "dependent features, or too few examples): give eps > 0, such as a hundredth of the "
+            "mean variance"
+        )
+    root = (rows.T / np.sqrt(s**2 + eps)) @ rows
+    return backend.asarray((first - mean) @ root), backend.asarray((second - mean) @ root)
+
+
+def _two_parts(what: str, train: Any, test: Any) -> list[np.ndarray]:
+    """Both parts in float64, looked at."""
+    given = backend.to_numpy(train), backend.to_numpy(test)
+    if min(a.ndim for a in given) == 0 or given[0].shape[1:] != given[1].shape[1:]:
+        raise ShapeError(
+            f"{what}: training part {given[0].shape} and test part {given[1].shape} must "
+            "have the same features"
+        )
+    if len(given[0]) == 0:
+        raise ValueError(f"{what}: the training part is empty, it has no mean")
+    parts = [a.astype(np.float64) for a in given]
+    for name, part in zip(("training", "test"), parts, strict=True):
+        if not np.isfinite(part).all():
+            bad = np.argwhere(~np.isfinite(part))[0].tolist()
+            raise ValueError(f"{what}: the {name} part has {part[tuple(bad)]} at {bad}")
+    return parts
 
 
 def _pairs(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

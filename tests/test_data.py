@@ -88,6 +88,64 @@ def test_a_constant_feature_becomes_zero():
     assert b[:, 0] == pytest.approx(1)
 
 
+@pytest.fixture
+def double():
+    dl.use("numpy", "float64")
+    yield
+    dl.use("numpy")
+
+
+def mixed(n=200, d=5):
+    rng = dl.rng(0)
+    return rng.standard_normal((n, d)) @ rng.standard_normal((d, d)) + rng.standard_normal(d)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_whitening_is_the_inverse_root_of_the_covariance(eps, double):
+    linalg = pytest.importorskip("scipy.linalg", reason="scipy is not installed")
+    train, test = mixed(), mixed()[:7] * 3
+    covariance = np.cov(train.T, bias=True)
+    root = linalg.inv(linalg.sqrtm(covariance + eps * np.eye(5)))
+    a, b = dl.data.whiten(train, test, eps)
+    assert a == pytest.approx((train - train.mean(0)) @ root, rel=1e-9)
+    assert b == pytest.approx((test - train.mean(0)) @ root, rel=1e-9)
+    found, before = np.linalg.eigvalsh(np.cov(a.T, bias=True)), np.linalg.eigvalsh(covariance)
+    assert found == pytest.approx(before / (before + eps), rel=1e-9)
+    assert (dl.data.whiten(train, 100 * test, eps)[0] == a).all(), "the test part had a say"
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"), [("wine", 1e5), ("breast_cancer", 1e9), ("diabetes", 1e2)]
+)
+def test_whitened_data_has_condition_number_one(name, raw, double):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: it holds the data")
+    split = getattr(dl.data, name)(rng=dl.rng(0))
+    kappas = [
+        np.linalg.cond(np.cov(np.asarray(x).T, bias=True))
+        for x in (split.x_train, dl.data.whiten(split.x_train, split.x_test)[0])
+    ]
+    assert kappas[0] > raw
+    assert kappas[1] == pytest.approx(1, abs=1e-7)
+
+
+def test_one_step_of_descent_solves_a_whitened_regression(double):
+    x, y = dl.data.ill_conditioned_regression(100, 8, 1e4, rng=dl.rng(0))
+    x = dl.data.whiten(x, x)[0]
+    step = x.T @ (y - y.mean()) / len(y)  # −∇ of half the mean squared error at 0, η = 1
+    assert step == pytest.approx(np.linalg.lstsq(x, y - y.mean())[0], rel=1e-9)
+
+
+def test_epsilon_bounds_how_far_a_direction_is_stretched(double):
+    train = np.concatenate([mixed(20, 3), np.ones((20, 2))], 1)  # two constant features
+    other = train[:1] + np.array([0, 0, 0, 0, 1.0])
+    a, b = dl.data.whiten(train, other, eps=0.04)
+    assert a[:, 3:] == pytest.approx(0, abs=1e-9)
+    assert b[0] - a[0] == pytest.approx([0, 0, 0, 0, 5])
+    few, beside = dl.data.whiten(mixed(3, 6), mixed(3, 6) + 1, eps=0.04)
+    assert np.isfinite(few).all()
+    assert np.linalg.norm(beside - few, axis=1).max() <= 5 * np.sqrt(6) + 1e-9
+
+
 # --- real data ------------------------------------------------------------------------------------
 
 
@@ -269,10 +327,11 @@ def test_a_seed_gives_the_same_data():
         assert (first[1] == second[1]).all()
 
 
-split, grouped, scale, noisy = (
+split, grouped, scale, white, noisy = (
     dl.data.random_split,
     dl.data.grouped_split,
     dl.data.standardise,
+    dl.data.whiten,
     dl.data.noisy_labels,
 )
 
@@ -294,6 +353,12 @@ split, grouped, scale, noisy = (
         (lambda: scale(np.ones((0, 3)), np.ones((2, 3))), ValueError, "training part is empty"),
         (lambda: scale([[1.0, np.nan]], [[1, 2]]), ValueError, r"training.* nan at \[0, 1\]"),
         (lambda: scale([[1.0]], [[np.inf]]), ValueError, r"test part has inf at \[0, 0\]"),
+        (lambda: white(np.ones((2, 3)), np.ones((2, 4))), ShapeError, r"whiten: .*\(2, 3\).*2, 4"),
+        (lambda: white(np.ones((2, 3, 3)), np.ones((1, 3, 3))), ShapeError, r"reshape\(len\(x\)"),
+        (lambda: white(mixed(4), mixed(4)), ValueError, "in 2 of 5 directions.*give eps > 0"),
+        (lambda: white(np.ones((4, 2)), np.ones((4, 2))), ValueError, "in 2 of 2 directions"),
+        (lambda: white([[1.0, np.inf]], [[1, 2]]), ValueError, r"whiten: .*inf at \[0, 1\]"),
+        (lambda: white(mixed(), mixed(), -1), ValueError, "eps must be.*>= 0, got -1"),
         (lambda: noisy(np.eye(3, dtype=int), 0.1), ShapeError, r"labels \(N,\), got.*\(3, 3\)"),
         (lambda: noisy([0.0, 1.0], 0.1), ValueError, r"class numbers.*float64 \[0.0, 1.0\]"),
         (lambda: noisy([-1, 1], 0.1), ValueError, r"class numbers.*\[-1, 1\]"),
