@@ -1,12 +1,8 @@
 """The rules of chapters, tried on small made-up notebooks that keep them and that break them."""
 
-import sys
-from pathlib import Path
-
 import nbformat
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import rules
 
 SVG = {"image/svg+xml": "<svg/>", "text/plain": "<Figure>"}

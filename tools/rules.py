@@ -315,7 +315,7 @@ def markdown_is_plain(chapter):
     for cell in chapter.cells:
         if cell.cell_type == "markdown":
             source = re.sub(r"^```\w*\n.*?^```", "", cell.source, flags=re.M | re.S)
-            source = re.sub(r"\$[^$]+\$|(?<!\})`[^`\n]*`", "", source)
+            source = re.sub(r"\$[^$]+\$|(?<![}`])`[^`\n]+`", "", source)
             for match in ROLE.finditer(source):
                 near = source[match.start() : match.start() + 40].strip().split("\n")[0]
                 yield f"{cell.id}: plain Markdown only, no role, directive or label: {near}"
@@ -472,7 +472,7 @@ def claims_are_owed_and_have_controls(chapter):
             yield f"{cell}: {id} is {kind} and has no control that fails its criterion"
         elif kind not in ("identity", "theory", "empirical"):
             yield f"{cell}: {id} needs a kind: identity, theory or empirical"
-    for id in chapter.owed.keys() - seen.keys():
+    for id in sorted(chapter.owed.keys() - seen.keys()):
         yield f"chapter: {id} is owed by chapters/claims.toml and not measured"
     heading, count = "", {}
     for cell in chapter.cells:
