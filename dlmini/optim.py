@@ -124,6 +124,34 @@ class Optimizer:
         """
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
+    def effective_lr(self) -> np.ndarray:
+        """What the last step multiplied each entry of the gradient by: η over its own divisor.
+
+        SGD: η, of g or of the velocity. AdaGrad: η/(√v + ε), of g. RMSprop: the same, centred
+        η/(√(v − ḡ²) + ε). Adam, AdamW: η/(√v̂ + ε), of the mean m̂. Muon: AdamW's, and NaN for its
+        matrices, whose step is no multiple of a gradient entry by entry. Frozen entries: 0.
+
+        Returns:
+            (P,) NumPy, in the order of θ; `flat.split` cuts it into the parameters' shapes.
+
+        Raises:
+            ValueError: no step yet.
+        """
+        if not self.t:
+            raise ValueError(
+                f"effective_lr() of {type(self).__name__} before the first step: it has seen no "
+                "gradient to divide by"
+            )
+        rates = np.broadcast_to(self.lr / self.divisor(), (self.flat.size,))
+        return np.where(self._frozen, 0.0, rates)
+
+    def divisor(self) -> Any:
+        """By what `update` divides the gradient: (P,) NumPy, or a number."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no divisor: write one that returns what its update "
+            "divides the gradient by, 1.0 if nothing"
+        )
+
     def decay(self, theta: Array, g: Array, spare: Array, rate: Any) -> Array:
         """g + λθ, written into `spare`; a decoupled decay changes θ instead.
 
@@ -296,6 +324,10 @@ class SGD(Optimizer):
         xp(g).multiply(g, self.lr, out=scratch)
         theta -= scratch
 
+    def divisor(self):
+        """1: every entry moves at the same rate."""
+        return 1.0
+
 
 class AdaGrad(Optimizer):
     """Every parameter's own learning rate, smaller the more gradient it has seen.
@@ -316,6 +348,7 @@ class AdaGrad(Optimizer):
     """
 
     state = ("v",)
+    v: Array
 
     def __init__(
         self,
@@ -334,6 +367,10 @@ class AdaGrad(Optimizer):
         xp(g).sqrt(v, out=scratch)
         scratch += self.eps
         _descend(theta, self.lr, g, scratch)
+
+    def divisor(self):
+        """√v + ε."""
+        return np.sqrt(to_numpy(self.v)) + self.eps
 
 
 class RMSprop(Optimizer):
@@ -359,6 +396,9 @@ class RMSprop(Optimizer):
 
     Source: Tieleman & Hinton (2012); centred: Graves (2013).
     """
+
+    v: Array
+    mean: Array
 
     def __init__(
         self,
@@ -400,6 +440,13 @@ class RMSprop(Optimizer):
         xp(g).multiply(u, self.lr, out=scratch)
         theta -= scratch
 
+    def divisor(self):
+        """√v + ε; centred, √(v − ḡ²) + ε."""
+        v = to_numpy(self.v)
+        if self.centered:
+            v = np.maximum(v - to_numpy(self.mean) ** 2, 0.0)
+        return np.sqrt(v) + self.eps
+
 
 class Adam(Optimizer):
     """The mean gradient of late over its root mean square, both corrected for starting at 0.
@@ -426,6 +473,7 @@ class Adam(Optimizer):
 
     m: Array
     v: Array
+    v_max: Array
 
     def __init__(
         self,
@@ -453,6 +501,11 @@ class Adam(Optimizer):
         library.sqrt(v, out=scratch)
         scratch += self.eps * root
         _descend(theta, self.lr * root / (1 - beta1**self.t), m, scratch)
+
+    def divisor(self):
+        """√v̂ + ε; the largest v so far with AMSGrad."""
+        v = to_numpy(self.v_max if "v_max" in self.state else self.v)
+        return np.sqrt(v / (1 - self.betas[1] ** self.t)) + self.eps
 
 
 class AdamW(Adam):
@@ -616,6 +669,11 @@ class Muon(AdamW):
             super()._walk()
         finally:
             self._lr = lr
+
+    def divisor(self):
+        """AdamW's; NaN for the matrices."""
+        matrix = np.repeat(self._orthogonal, [p.size for p in self.flat.parameters])
+        return np.where(matrix, np.nan, super().divisor() / self.rest_scale)
 
     def _orthogonal_step(self, w, g, m, rate, factor, n, wide, x, work):
         """One step of a matrix; `wide` is the memory of `n` as a matrix of x's shape."""

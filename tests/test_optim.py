@@ -522,6 +522,83 @@ def test_newton_schulz_pulls_singular_values_to_one_and_keeps_directions(shape):
     assert 0.68 < np.diag(core).min() <= np.diag(core).max() < 1.21
 
 
+# Without momentum, decay and averages of the gradient a step is −effective_lr ⊙ g.
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: optim.SGD(params, 0.1),
+        lambda params: optim.AdaGrad(params, 0.1, eps=0.3),
+        lambda params: optim.RMSprop(params, 0.1, alpha=0.7, eps=0.3),
+        lambda params: optim.RMSprop(params, 0.1, alpha=0.7, eps=0.3, centered=True),
+        lambda params: optim.Adam(params, 0.1, (0.0, 0.7), eps=0.3),
+        lambda params: optim.Adam(params, 0.1, (0.0, 0.7), eps=0.3, amsgrad=True),
+        lambda params: optim.AdamW(params, 0.1, (0.0, 0.7), eps=0.3, weight_decay=0.0),
+        lambda params: optim.Muon(params, 0.4, 0.0, betas=(0.0, 0.7), eps=0.3, rest_lr=0.1),
+    ],
+    ids="sgd adagrad rmsprop centred adam amsgrad adamw muon".split(),
+)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_the_effective_learning_rate_is_what_multiplies_the_gradient(make, library):
+    if library == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+    dl.use(library, "float64")
+    try:
+        theta = Tensor(np.ones(6), requires_grad=True)
+        opt, rng = make([theta]), dl.rng(0)
+        for t in range(8):
+            g, before = rng.standard_normal(6) * 10 ** rng.uniform(-1, 1), opt.flat.snapshot()
+            opt.lr = opt.lr * 0.9
+            opt.zero_grad()
+            (theta * g).sum().backward()
+            if t == 5:
+                opt.freeze(np.arange(6) < 2)
+            opt.step()
+            rates = opt.effective_lr()
+            assert opt.flat.snapshot() - before == pytest.approx(-rates * g, rel=1e-9, abs=1e-15)
+            assert (rates == 0).tolist() == [t >= 5] * 2 + [False] * 4
+    finally:
+        dl.use("numpy")
+
+
+def test_the_effective_learning_rate_multiplies_a_mean_where_there_is_one():
+    theta = parameter(1.0, 2.0)
+    adam = optim.Adam([theta], 0.1, (0.9, 0.99))
+    for t in (1, 2, 3):
+        before = adam.flat.snapshot()
+        adam.zero_grad()
+        (theta * np.array([1.0, -t])).sum().backward()
+        adam.step()
+        expected = -adam.effective_lr() * adam.m / (1 - 0.9**t)
+        assert adam.flat.snapshot() - before == pytest.approx(expected, rel=1e-5)
+    sgd = optim.SGD([parameter(1.0, 2.0)], 0.1, momentum=0.9)
+    sgd.step()
+    assert sgd.effective_lr().tolist() == [0.1, 0.1]
+
+
+def test_muons_matrices_have_no_effective_learning_rate():
+    net = dl.nn.mlp(3, 2)
+    opt = optim.Muon(net.parameters())
+    dl.cross_entropy(net(np.ones((2, 3))), [0, 1]).backward()
+    opt.step()
+    weight, bias = opt.flat.split(opt.effective_lr())
+    assert np.isnan(weight).all()
+    assert np.isfinite(bias).all()
+
+
+def test_an_effective_learning_rate_needs_a_step_and_a_divisor():
+    with pytest.raises(ValueError, match=r"effective_lr\(\) of Adam before the first step"):
+        optim.Adam([parameter(1.0)]).effective_lr()
+
+    class Mine(optim.Optimizer):
+        def update(self, theta, g, scratch):
+            theta -= self.lr * g
+
+    mine = Mine([parameter(1.0)], 0.1)
+    mine.step()
+    with pytest.raises(NotImplementedError, match="Mine has no divisor: write one"):
+        mine.effective_lr()
+
+
 def test_newton_schulz_turns_with_its_matrix_and_ignores_its_scale():
     r = np.random.default_rng(1)
     g, q = r.standard_normal((4, 6)), np.linalg.qr(r.standard_normal((4, 4)))[0]
