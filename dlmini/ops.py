@@ -146,6 +146,7 @@ minimum = _elementwise(
 
 
 def _where_forward(mask, x, y):
+    """x where the mask is true, y elsewhere."""
     library = _library(mask, x, y)
     return library.where(mask if hasattr(mask, "dtype") else library.asarray(mask), x, y)
 
@@ -281,6 +282,7 @@ def min(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False)
 
 
 def _logsumexp_forward(x, axis, keepdims):
+    """log Σ eˣ as max x + log Σ exp(x − max x), which overflows nowhere."""
     top = xp(x).max(x, axis=axis, keepdims=True)
     top = xp(x).where(xp(x).isfinite(top), top, xp(x).zeros_like(top))
     with np.errstate(divide="ignore"):  # log 0 = −∞ is right here
