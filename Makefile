@@ -29,16 +29,23 @@ export TQDM_DISABLE := 1
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: book serve test lint types package chapters site notebooks seeds bench clean distclean
+.PHONY: book serve port test lint types package chapters site notebooks seeds bench clean distclean
 .NOTPARALLEL:
 
+# Pages are written anew, so that none stays of a chapter that is gone; what was read is kept.
+BUILD = rm -rf $(SITE) && $(1)/bin/jupyter-book $(JB) >/dev/null
+
 book: $(SLIM)/.installed
-	@$(SLIM)/bin/jupyter-book $(JB) >/dev/null
+	@$(call BUILD,$(SLIM))
 	@echo "The book is built: open $(CURDIR)/$(SITE)/index.html, or run make serve."
 
-serve: book
+serve: port book
 	@echo "Serving at http://localhost:$(PORT) (stop with Ctrl-C)"
 	@$(SLIM)/bin/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+port:
+	@$(PYTHON) -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || \
+	  { echo "Port $(PORT) is taken: make serve PORT=$$(($(PORT) + 1))" >&2; exit 1; }
 
 test: lint types package chapters site
 
@@ -56,7 +63,7 @@ chapters: $(READY)
 	$(PYTEST) --nbval --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadscope chapters
 
 site: $(READY)
-	$(FULL)/bin/jupyter-book $(JB) >/dev/null
+	$(call BUILD,$(FULL))
 	$(PYTEST) tests/test_site.py
 
 notebooks: $(READY)

@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import socket
 import subprocess
 import tomllib
 from importlib import metadata
@@ -124,6 +125,25 @@ def test_makefile_has(target):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     assert re.search(rf"^\.PHONY:.*\b{target}\b", makefile, re.MULTILINE)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make on this machine")
+def test_a_taken_port_is_told_in_one_line_with_another_to_try():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        command = ["make", "--no-print-directory", "port", f"PORT={port}"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert run.stderr.splitlines()[0] == f"Port {port} is taken: make serve PORT={port + 1}"
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_the_types_that_are_promised_come_along():
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = packed["tool"]["setuptools"]["package-data"]["dlmini"]
+    assert "py.typed" in patterns
+    for pattern in patterns:
+        assert list((ROOT / "dlmini").glob(pattern)), f"pyproject.toml promises dlmini/{pattern}"
 
 
 def test_no_file_mentions_a_machine_or_a_package_index():
