@@ -18,7 +18,7 @@ SITE := _build/html
 FULL := .venv
 BENCH := .venv-bench
 READY := $(FULL)/$(if $(filter 0,$(TORCH)),.installed,.torch)
-# The site needs little; where the full environment is there already, it does.
+# The site needs neither torch nor scikit-learn; where the full environment is there, it does.
 SLIM := $(if $(wildcard $(FULL)/.installed),$(FULL),.venv-book)
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 PYTEST := $(FULL)/bin/python -m pytest
@@ -93,8 +93,7 @@ distclean: clean
 
 .venv-book/.installed: pyproject.toml constraints.txt | .venv-book/bin/python
 	@echo "Installing what the site needs (once) ..."
-	@$| -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["book"], sep="\n")' > .venv-book/book.txt
-	@$| $(PIP) --requirement .venv-book/book.txt
+	@$| $(PIP) --editable '.[book]'
 	@touch $@
 
 # Two stamps, so that TORCH=0 is content with less.

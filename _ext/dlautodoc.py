@@ -53,17 +53,19 @@ def rules_of(module: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def read(rule: ast.expr, functions: dict[str, ast.FunctionDef]) -> str:
-    """A rule as RST: the body of a lambda or of a short function; else its name and sentence."""
+    """A rule as RST: the body of a lambda or of a short function, and what its docstring says."""
     said, expression = "", rule
     function = functions.get(rule.id) if isinstance(rule, ast.Name) else None
     if isinstance(rule, ast.Lambda):
         expression = rule.body
     elif function:
-        said = (ast.get_docstring(function) or "").partition("\n")[0]
+        said = (ast.get_docstring(function) or "").partition("\n")[0].replace("|", r"\|")
         if isinstance(function.body[-1], ast.Return) and len(function.body) < 2 + bool(said):
             expression = function.body[-1].value
+        elif said:
+            return said
     code = LIBRARY.sub("", ast.unparse(expression))
-    return "" if code == "None" else f"``{code}`` {said}".strip()
+    return "" if code == "None" else " – ".join(filter(None, [f"``{code}``", said]))
 
 
 class Derivatives(SphinxDirective):
@@ -72,10 +74,14 @@ class Derivatives(SphinxDirective):
     required_arguments = 1
 
     def run(self):
+        [module] = self.arguments
         lines = [".. list-table::", "   :class: dl-rules", "   :header-rows: 1", ""]
         lines += ["   * - operation", "     - z", "     - derivatives"]
-        for name, [(_, z), *rules] in rules_of(self.arguments[0]).items():
-            lines += [f"   * - `{name.lstrip('_')}`", f"     - {z}", "     -"]
+        for name, [(_, z), *rules] in rules_of(module).items():
+            said = getattr(sys.modules[module], name).name
+            if not rules:
+                continue
+            lines += [f"   * - `{said} <{module}.{said}>`", f"     - {z}", "     -"]
             lines += [f"       | ``{argument}`` {rule}" for argument, rule in rules]
         return self.parse_text_to_nodes("\n".join(lines))
 
@@ -101,7 +107,7 @@ class OpDocumenter(FunctionDocumenter):
 
 
 def choose(app, what, name, obj, skip, options):
-    """Ops, although their docstring is their class's; no field of a tuple, which its class names."""
+    """Ops, whose docstring is their class's; not the fields of a tuple, which its class names."""
     if isinstance(obj, Op) and not name.startswith("_"):
         return False
     return True if (obj.__doc__ or "").startswith("Alias for field") else None

@@ -81,7 +81,7 @@ def test_core_dependencies_are_numpy_and_matplotlib_only():
 
 def test_the_site_needs_neither_torch_nor_scikit_learn():
     names = {canonicalize_name(Requirement(line).name) for line in EXTRAS["book"]}
-    assert not names & {"torch", "scikit-learn", "numpy", "jupyterlab"}
+    assert not names & {"torch", "scikit-learn", "jupyterlab"}
 
 
 def test_exact_versions_lie_within_the_ranges():
