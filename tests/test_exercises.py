@@ -310,7 +310,9 @@ def test_the_field_is_small_and_the_same_every_time(monkeypatch):
 def test_right_and_wrong_numbers_typed_on_the_page(page):
     tab = page("zz-4")
     field, button = tab.get_by_label("Your answer to zz-4"), tab.get_by_role("button", name="Check")
-    assert said(tab).startswith("○ zz-4 · not attempted yet: ")
+    assert said(tab) == (
+        "○ zz-4 · not attempted yet: answer here, or replace the ... in this cell and run it again"
+    )
     field.fill("1/3")
     button.click()
     assert said(tab) == "✗ zz-4 · not yet: the sign & nothing else"
@@ -457,6 +459,8 @@ def test_the_field_fits_a_phone_and_a_thumb_and_is_seen(page, scheme):
     ink = {"light": "background:#fff;color:#1f2730", "dark": "background:#171717;color:#dcdfe2"}
     tab = page("zz-4", "gd-8", style=ink[scheme], viewport={"width": 360, "height": 700})
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    low = tab.locator("input[type=text]").bounding_box()
+    assert low["y"] == tab.locator("button").first.bounding_box()["y"], "one row"
     for part in tab.locator("input[type=text], button, .dl-choice label").all():
         box = part.bounding_box()
         assert box["height"] >= 44, box
@@ -475,6 +479,7 @@ def test_paper_and_pages_without_scripts_show_no_field(page):
     tab = page("zz-4", "zz-5")
     tab.emulate_media(media="print")
     assert not any(part.is_visible() for part in tab.locator("input, button").all())
+    assert not tab.get_by_text("answer here, or").first.is_visible()
     assert tab.get_by_text("b) downhill").is_visible(), "the options belong to the question"
     tab = page("zz-4", "zz-5", java_script_enabled=False)
     assert tab.locator("input, button").count() == 0

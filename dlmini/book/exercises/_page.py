@@ -7,23 +7,26 @@ It is no <form>: Colab's sandbox does not let forms be submitted, Enter and the 
 import json
 
 _STYLE = """
-.dl-try{display:flex;flex-wrap:wrap;align-items:center;gap:.4em .8em;margin:.4em 0 .2em;padding:0;
+.dl-try{display:flex;align-items:flex-end;gap:.4em .8em;margin:.4em 0 .2em;padding:0;
 border:0;min-width:0}
 .dl-try legend{float:none;width:auto;margin:0;padding:0;font:inherit}
-.dl-try label{display:flex;flex-wrap:wrap;align-items:center;gap:.3em .6em;margin:0;min-height:44px}
+.dl-try label{display:flex;flex-wrap:wrap;align-items:center;gap:.2em .6em;margin:0;min-width:0;
+min-height:44px}
 .dl-try.dl-choice{flex-direction:column;align-items:stretch;gap:0}
-.dl-try.dl-choice label{flex-wrap:nowrap;cursor:pointer}
+.dl-try.dl-choice label{flex-wrap:nowrap;padding:.25em 0;cursor:pointer}
 .dl-try input{box-sizing:border-box;margin:0;color:inherit;font:inherit}
-.dl-try input[type=text]{width:9em;min-height:44px;padding:0 .6em;font-size:max(16px,1em);
-border:1px solid rgb(127,127,127);border-radius:6px;background:transparent}
+.dl-try input[type=text]{flex:1 1 9em;width:9em;min-width:0;min-height:44px;padding:0 .6em;
+font-size:max(16px,1em);border:1px solid rgb(127,127,127);border-radius:6px;background:transparent}
 .dl-try input[type=radio]{flex:none;width:1.25em;height:1.25em;accent-color:#2b8cc4;cursor:pointer}
-.dl-try button{min-height:44px;padding:0 1.2em;align-self:flex-start;color:inherit;font:inherit;
+.dl-try button{flex:none;min-height:44px;margin:0;padding:0 1.2em;color:inherit;font:inherit;
 font-weight:600;border:1px solid rgb(127,127,127);border-radius:6px;
 background:rgba(127,127,127,.15);cursor:pointer}
+.dl-choice button{align-self:flex-start}
 .dl-try button:hover{background:rgba(127,127,127,.3)}
 .dl-try :focus-visible{outline:2px solid #2b8cc4;outline-offset:2px}
-@media print{.dl-try:not(.dl-choice),.dl-try input,.dl-try button,.dl-try legend{display:none}
-.dl-try label{min-height:0}}
+@media print{.dl-try:not(.dl-choice),.dl-try input,.dl-try button,.dl-try legend,
+.dl-here{display:none}
+.dl-try label{min-height:0;padding:0!important}}
 """
 
 # `fits` and `judge` are _fits and _judge of this package, line by line.
@@ -78,7 +81,7 @@ var mine=inputs.filter(function(i){return i.checked;})[0];
 return mine?judge(mine.value):['not attempted','choose one first'];
 }
 function check(){
-var says=answer(),look=d.looks[says[0]],parts=root.firstElementChild.children;
+var says=answer(),look=d.looks[says[0]];
 parts[0].textContent=look[0];
 parts[1].textContent=d.id+' · '+look[2];
 parts[2].textContent=says[1];
@@ -92,15 +95,18 @@ if(k.key==='Enter'&&!k.isComposing&&!k.shiftKey&&!k.ctrlKey){k.preventDefault();
 inputs.push(e);
 return e;
 }
-var inputs=[],label='Your answer to '+d.id,button=make('button',
-{type:'button','data-lm-suppress-shortcuts':'true'},['Check']),all;
+var parts=root.firstElementChild.children,inputs=[],label='Your answer to '+d.id;
+var button=make('button',
+{type:'button','aria-label':'Check '+d.id,'data-lm-suppress-shortcuts':'true'},['Check']),all;
 button.addEventListener('click',check);
 if(d.options)all=make('fieldset',{'class':'dl-try dl-choice'},[make('legend',{},[label])].concat(
 d.options.map(function(o){return make('label',{},
 [field({type:'radio',name:root.id,value:o[0]}),o[0]+') '+o[1]]);}),[button]));
-else all=make('div',{'class':'dl-try'},[make('label',{},[label,field({type:'text',
-inputmode:d.rules[0].near[0]<0?'text':'decimal',autocomplete:'off',spellcheck:'false'})]),button]);
+else all=make('div',{'class':'dl-try'},[make('label',{},['Your answer',field({type:'text',
+'aria-label':label,inputmode:d.rules[0].near[0]<0?'text':'decimal',autocomplete:'off',
+spellcheck:'false'})]),button]);
 if(old)old.remove();
+else parts[2].prepend(make('span',{'class':'dl-here'},['answer here, or ']));
 root.firstElementChild.after(all);
 })();
 """
