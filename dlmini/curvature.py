@@ -225,6 +225,7 @@ def eigenpairs(
     tol: float = 1e-6,
     steps: int = 200,
     rng: np.random.Generator | None = None,
+    start: Any = None,
 ) -> Eigenpairs:
     """The k largest (or smallest) eigenvalues of a symmetric A with their eigenvectors.
 
@@ -233,6 +234,14 @@ def eigenpairs(
     with vectors y approach A's. k vectors at once find an eigenvalue as often as it is repeated,
     where a single one would find it once. The ends converge first, and the sooner the further
     they stand off from the rest: the smallest of many eigenvalues near zero may take all of P.
+
+    Where A changes little from call to call, as along a training run, the vectors of the last
+    call are a `start` that saves products:
+
+        pairs = eigenpairs(product, size, k=2, tol=1e-3, start=pairs.vectors[:1])
+
+    The second vector, random, is there to notice when another direction overtakes: a start that
+    is an eigenvector already, whichever, has no error and is looked at no further.
 
     Args:
         matvec: v ↦ A v for NumPy vectors (P,); A symmetric.
@@ -244,10 +253,12 @@ def eigenpairs(
         steps: products at most; each keeps a vector (P,) in float64. When they run out the
             errors say how far it got.
         rng: for the first vectors; by default the stream that `dl.seed` started.
+        start: up to k first vectors, (P,) or (m, P), of any length; the others are random.
 
     Raises:
-        ValueError: k > P, steps < k, or a product that is not finite.
-        ShapeError: a product of another shape.
+        ValueError: k > P, steps < k, start vectors that are dependent or not finite, or a product
+            that is not finite.
+        ShapeError: a product of another shape, or a start.
 
     Source: Lanczos (1950); Golub & Underwood (1977); Ruhe (1979); Parlett (1998), error bound.
     """
@@ -259,7 +270,7 @@ def eigenpairs(
         raise ValueError(f"{k} eigenpairs take at least {k} steps, got steps={steps}")
     limit = min(steps, size)
     basis = np.empty((limit + k, size))
-    basis[:k] = np.linalg.qr(_generator(rng).standard_normal((size, k)))[0].T
+    basis[:k] = _first_vectors(start, size, k, rng)
     small = np.zeros((limit + k, limit))  # column j: the coefficients of A·basis[j]
     found, scale, check = k, 0.0, k
     for done in range(1, limit + 1):
@@ -277,6 +288,28 @@ def eigenpairs(
             if last or errors.max() <= tol * np.abs(values).max():
                 break
     return Eigenpairs(values[:k], y.T @ basis[:done], errors, done)
+
+
+def _first_vectors(start: Any, size: int, k: int, rng: np.random.Generator | None) -> np.ndarray:
+    """k orthonormal rows: those of `start` first, then random ones."""
+    if start is None:
+        return np.linalg.qr(_generator(rng).standard_normal((size, k)))[0].T
+    given = np.atleast_2d(backend.to_numpy(start)).astype(float)
+    if given.ndim != 2 or given.shape[1] != size or not 1 <= len(given) <= k:
+        raise ShapeError(
+            f"start must be ({size},) or (m, {size}) with m from 1 to k={k}, got {np.shape(start)}"
+        )
+    lengths = np.linalg.norm(given, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        given = given / lengths
+    if not np.isfinite(given).all():
+        raise ValueError("start has a vector that is zero or not finite: leave it out")
+    if len(given) < k:
+        given = np.concatenate([given, _generator(rng).standard_normal((k - len(given), size))])
+    q, r = np.linalg.qr(given.T)
+    if np.abs(np.diag(r)).min() <= BREAKDOWN:
+        raise ValueError("the start vectors are dependent: one is a combination of the others")
+    return q.T
 
 
 def _ritz(small: np.ndarray, k: int, largest: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

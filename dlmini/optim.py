@@ -132,7 +132,7 @@ class Optimizer:
         matrices, whose step is no multiple of a gradient entry by entry. Frozen entries: 0.
 
         Returns:
-            (P,) NumPy, in the order of θ; `flat.split` cuts it into the parameters' shapes.
+            (P,) NumPy, in the order of θ; `Flat.split` cuts it into the parameters' shapes.
 
         Raises:
             ValueError: no step yet.

@@ -346,6 +346,77 @@ def test_repeated_eigenvalues_are_found_as_often_as_they_are_repeated():
     assert bottom.values == pytest.approx([-1, -1, -1, -1, 0.5], abs=1e-12)
 
 
+@pytest.mark.parametrize("largest", [True, False])
+def test_a_start_near_the_answer_saves_products_and_changes_no_answer(largest, library):
+    problem = tanh_net((5, 8, 3))
+    size, theta = problem.flat.size, problem.flat.snapshot()
+    given = {"k": 2, "largest": largest, "tol": 1e-4}
+    before = eigenpairs(problem.hvp, size, **given, rng=rng(0))
+    problem.flat.assign(theta * 1.0001)
+    cold = eigenpairs(problem.hvp, size, **given, rng=rng(1))
+    warm = eigenpairs(problem.hvp, size, **given, start=before.vectors)
+    assert warm.products <= 4 < cold.products
+    assert warm.values == pytest.approx(cold.values, rel=1e-6)
+    assert warm.errors.max() <= 1e-4 * np.abs(warm.values).max()
+
+
+def test_the_top_eigenvalue_is_followed_along_a_run_by_few_products(small):
+    pairs = eigenpairs(small.hvp, small.flat.size, 2, tol=1e-3, rng=rng(0))
+    cold = warm = 0
+    for _ in range(20):
+        small.flat.assign(small.flat.snapshot() - 0.02 * small.flat.gradient(small.loss))
+        pairs = eigenpairs(
+            small.hvp, small.flat.size, 2, tol=1e-3, rng=rng(0), start=pairs.vectors[:1]
+        )
+        exact = np.linalg.eigvalsh(hessian(small.loss, small.flat))
+        assert pairs.values[0] == pytest.approx(exact[-1], rel=1e-3)
+        warm += pairs.products
+        cold += eigenpairs(small.hvp, small.flat.size, 2, tol=1e-3, rng=rng(0)).products
+    assert warm < cold
+
+
+def test_a_random_vector_beside_the_start_notices_when_it_is_overtaken():
+    a = np.diag([1.0, 3.0, *np.linspace(0, 0.5, 18)])
+    stale = np.eye(20)[0]  # an eigenvector, though not of the largest eigenvalue
+    assert eigenpairs(times(a), 20, start=stale).values.tolist() == [1]
+    found = eigenpairs(times(a), 20, 2, start=stale, rng=rng(0))
+    assert found.values == pytest.approx([3, 1])
+    assert np.abs(found.vectors[1]) == pytest.approx(stale, abs=1e-6)
+
+
+def test_a_start_is_taken_at_any_length_and_draws_nothing_where_it_is_whole():
+    a = dl.data.random_hessian(20, 100, rng=rng(1))
+    start = rng(2).standard_normal((2, 20))
+    before = dl.backend.stream().bit_generator.state
+    found = eigenpairs(times(a), 20, 2, steps=8, start=start)
+    assert dl.backend.stream().bit_generator.state == before
+    scaled = eigenpairs(times(a), 20, 2, steps=8, start=start * [[1e-100], [-1e5]])
+    assert scaled.values == pytest.approx(found.values, rel=1e-12)
+    lone = eigenpairs(times(a), 20, steps=1, start=start[0])
+    assert lone.values[0] == pytest.approx(start[0] @ a @ start[0] / (start[0] @ start[0]))
+
+
+def test_the_way_down_from_a_saddle_is_the_lowest_eigenvector(library):
+    """At 0 the Hessian of a linear net, ½ E‖y − W₂W₁x‖², has the eigenvalues ±σ of E[y xᵀ]."""
+    x, y = rng(0).standard_normal((50, 4)), rng(1).standard_normal((50, 3))
+    y = y + x[:, :3] * [2.0, 1.0, 0.5]
+    net = dl.nn.Sequential(dl.nn.Linear(4, 5), dl.nn.Linear(5, 3))
+    flat = dl.flat.pack([p for p in net.parameters() if p.ndim == 2])
+    flat.assign(np.zeros(flat.size))
+    inputs, targets = dl.backend.asarray(x), dl.backend.asarray(y)
+
+    def loss():
+        return 1.5 * dl.mse_loss(net(inputs), targets)  # half the squares over three outputs
+
+    sigma = np.linalg.svd(y.T @ x / 50, compute_uv=False)
+    assert np.abs(dl.to_numpy(flat.gradient(loss))).max() == 0
+    found = eigenpairs(lambda v: hvp(loss, flat, v), flat.size, 6, largest=False, rng=rng(2))
+    assert found.values == pytest.approx(np.repeat(-sigma, 5)[:6], abs=1e-6)
+    height, way = loss().item(), found.vectors[0]
+    flat.assign(0.1 * way)
+    assert loss().item() - height == pytest.approx(0.5 * found.values[0] * 0.1**2, rel=0.05)
+
+
 def test_each_output_of_least_squares_has_the_same_curvature():
     problem, expected = least_squares()
     values = eigenpairs(problem.hvp, problem.flat.size, 4, rng=rng(3)).values
@@ -676,6 +747,10 @@ def bad(matvec):
     return lambda p: eigenpairs(matvec, 3, rng=rng(0))
 
 
+def begin(start):
+    return lambda p: eigenpairs(p.hvp, 26, 2, start=start)
+
+
 def spectrum_of(*nodes):
     return Spectrum(np.array(nodes), np.full(len(nodes), 1 / len(nodes)))
 
@@ -720,6 +795,13 @@ def spectrum_of(*nodes):
         (lambda p: filter_direction(p.flat, 7), TypeError, "NumPy generator.*got 7"),
         (lambda p: lanczos(p.hvp, 26, 3, 7), TypeError, "NumPy generator.*got 7"),
         (lambda p: trace(p.hvp, 26, 3, 7), TypeError, "NumPy generator.*got 7"),
+        (begin(np.ones(25)), ShapeError, r"\(26,\) or \(m, 26\) with m from 1 to k=2, got \(25,\)"),
+        (begin(np.ones((3, 26))), ShapeError, r"from 1 to k=2, got \(3, 26\)"),
+        (begin(np.ones((0, 26))), ShapeError, r"from 1 to k=2, got \(0, 26\)"),
+        (begin(np.ones((1, 2, 26))), ShapeError, r"from 1 to k=2, got \(1, 2, 26\)"),
+        (begin(np.zeros(26)), ValueError, "start has a vector that is zero or not finite"),
+        (begin(np.full(26, np.nan)), ValueError, "zero or not finite"),
+        (begin(np.ones((2, 26))), ValueError, "the start vectors are dependent"),
         (bad(lambda v: v[:2]), ShapeError, r"matvec must return shape \(3,\).*got \(2,\)"),
         (bad(lambda v: v[0]), ShapeError, r"matvec must return shape \(3,\).*got \(\)"),
         (bad(lambda v: v * np.nan), ValueError, r"not finite.*overflowed\? Look at loss\(\)"),
