@@ -12,6 +12,7 @@ from .backend import asarray, describe, rng, seed, seeded, to_numpy, use
 from .book.claims import ClaimFailed, claim
 from .book.exercises import check
 from .book.predict import predict, reveal, score
+from .counting import cost
 from .functional import accuracy, cross_entropy, linear, mse_loss, softmax
 from .ops import (
     abs,
@@ -46,7 +47,7 @@ from .tensor import GradientError, ShapeError, Tensor, checkpoint, grad, jvp, no
 __version__ = "0.1.0"
 
 # Loaded when first used, so that `import dlmini` takes a tenth of a second.
-_LAZY = {"book", "curvature", "data", "descent", "distributed", "flat", "nn", "optim",
+_LAZY = {"book", "curvature", "data", "descent", "distributed", "flat", "meanfield", "nn", "optim",
          "plot", "regularize", "testing", "train"}  # fmt: skip
 
 

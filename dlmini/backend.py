@@ -6,7 +6,9 @@ standard's names. Torch's own automatic differentiation is never used.
 """
 
 import contextlib
+import ctypes
 import functools
+import importlib.util
 import math
 import os
 import sys
@@ -84,6 +86,8 @@ class _Libraries(dict):
         namespace: Any
         if kind.__module__.split(".")[0] == "torch":
             namespace = _torch()
+        elif issubclass(kind, np.ndarray):
+            namespace = np
         elif hasattr(kind, "__array_namespace__"):
             # Standard-conforming arrays say themselves which library they belong to.
             namespace = sys.modules[kind.__module__.split(".")[0]]
@@ -128,15 +132,19 @@ class _State:
     dtype = "float32"
 
 
-def use(backend: str = "auto", dtype: str = "float32") -> str:
+def use(backend: str = "auto", dtype: str = "float32", gpu: bool = True) -> str:
     """Choose the array library, the device and the precision of everything made from now on.
 
     Args:
         backend: `"numpy"`; `"torch"` (torch tensors on the CPU, as plain arrays);
-            `"torch:cuda"` (or `"torch:cuda:1"`); `"auto"`: what the environment variable
-            DLMINI_BACKEND names, else NumPy. Networks of this book's size run fastest there:
-            launching a GPU kernel takes longer than their arithmetic.
+            `"torch:cuda"` (or `"torch:cuda:1"`); `"torch:meta"` (shapes without numbers, for
+            tests); `"auto"`: what the environment variable DLMINI_BACKEND names, else
+            `"torch:cuda"` where torch is installed and sees a GPU, else `"numpy"`. Where NVIDIA's
+            driver is not installed, `"auto"` does not import torch to find out.
         dtype: `"float32"` or `"float64"`.
+        gpu: False where there is nothing to gain from one: `"auto"` then stays on the CPU unless
+            DLMINI_BACKEND says otherwise. Launching a kernel takes a GPU longer than a small
+            network's arithmetic takes a CPU.
 
     Returns:
         One line that says what was chosen, for a notebook to show.
@@ -145,9 +153,13 @@ def use(backend: str = "auto", dtype: str = "float32") -> str:
         BackendError: torch or CUDA was asked for and is absent.
         ValueError: an unknown name.
     """
-    asked = backend
+    asked, why = backend, ""
     if backend == "auto":
-        backend = os.environ.get("DLMINI_BACKEND", "numpy")
+        backend = os.environ.get("DLMINI_BACKEND", "")
+        if not backend:
+            backend = "torch:cuda" if gpu and _sees_gpu() else "numpy"
+            if not gpu:
+                why = " (networks here are too small for a GPU; DLMINI_BACKEND=torch:cuda to try)"
     library_name, _, device = str(backend).partition(":")
     if library_name not in ("numpy", "torch") or (library_name == "numpy" and device):
         source = " (from DLMINI_BACKEND)" if asked == "auto" else ""
@@ -160,7 +172,7 @@ def use(backend: str = "auto", dtype: str = "float32") -> str:
     if library_name == "torch":
         library = _torch()
         device = device or "cpu"
-        if device.split(":")[0] not in ("cpu", "cuda"):
+        if device.split(":")[0] not in ("cpu", "cuda", "meta"):
             raise ValueError(f"unknown device {device!r}: use 'torch' or 'torch:cuda'")
         if device.startswith("cuda") and not library.cuda.is_available():
             raise BackendError(
@@ -169,18 +181,38 @@ def use(backend: str = "auto", dtype: str = "float32") -> str:
             )
     _State.library, _State.name, _State.dtype = library, library_name, dtype
     _State.device = device or None
-    return describe()
+    return describe() + why
+
+
+def _sees_gpu() -> bool:
+    """Whether torch could compute on a GPU here; torch is imported only if there is a driver."""
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return False
+    return importlib.util.find_spec("torch") is not None and _torch().cuda.is_available()
 
 
 def describe() -> str:
-    """The backend, device and dtype in use, in one line."""
-    if _State.name == "numpy":
-        return f"dlmini on NumPy {np.__version__}, CPU, {_State.dtype}"
-    torch = _State.library
-    device = "CPU"
-    if _State.device != "cpu":
-        device = torch.cuda.get_device_name(_State.device)
-    return f"dlmini on torch {torch.__version__}, {device}, {_State.dtype}"
+    """The library, device and dtype in use, in one line."""
+    device = "the CPU"
+    if _State.device not in (None, "cpu"):
+        device = str(_State.device)
+        if on_gpu(_State):
+            device = _State.library.cuda.get_device_name(device)
+    name = "NumPy" if _State.name == "numpy" else _State.name
+    return f"{name} on {device}, {_State.dtype}"
+
+
+def on_gpu(x: Any) -> bool:
+    """Whether the array `x` lies on a GPU, where errors come late and reading a number waits."""
+    return x.__class__ is not np.ndarray and str(x.device).startswith("cuda")
+
+
+def has_numbers(x: Array) -> bool:
+    """Whether there are numbers in the array `x`: not on torch's device "meta"."""
+    return x.__class__ is np.ndarray or str(x.device) != "meta"
 
 
 def float_dtype() -> Any:
@@ -227,6 +259,11 @@ def like(x: Any, reference: Array) -> Array:
     if xp(x) is np:  # a list, a number, a NumPy array or a Tensor
         x = np.array(to_numpy(x))
     return xp(reference).asarray(x, dtype=reference.dtype, device=reference.device)
+
+
+def integers(x: np.ndarray, reference: Array) -> Array:
+    """The NumPy integers `x`, for an index, where `reference` is."""
+    return x if xp(reference) is np else xp(reference).as_tensor(x, device=reference.device)
 
 
 def to_numpy(x: Any) -> np.ndarray:

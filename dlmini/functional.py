@@ -2,12 +2,14 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from . import backend
 from .backend import Array, xp
+from .meanfield import second_moment
 from .ops import (
     _product,
     exp,
@@ -15,7 +17,9 @@ from .ops import (
     mean,
     power,
     raw,
+    relu,
     reshape,
+    softplus,
     sum,
     tanh,
     transpose,
@@ -50,9 +54,10 @@ def _gated(g: Any, z: Any) -> Any:
 def _then_relu(layer: Op) -> Op:
     """`layer` and relu as one operation, which cuts the layer's output off in place."""
 
+    @functools.wraps(layer.forward)
     def forward(*args, **params):
         z = layer.forward(*args, **params)
-        if z.__class__ is np.ndarray:
+        if isinstance(z, np.ndarray):
             return np.maximum(z, 0.0, out=z)
         return z.clamp_(min=0.0) if hasattr(z, "clamp_") else xp(z).maximum(z, 0.0)
 
@@ -73,6 +78,7 @@ def _then_relu(layer: Op) -> Op:
 
 
 def _linear_forward(x, weight, bias=None):
+    """x Wᵀ + b."""
     z = _product(x)(x, weight.T)
     if bias is not None:
         z += bias
@@ -188,7 +194,7 @@ def _pixels(x):
 
 def _compact(x):
     """The same numbers in order in memory."""
-    if x.__class__ is np.ndarray:
+    if isinstance(x, np.ndarray):
         return np.ascontiguousarray(x)
     return x.contiguous() if hasattr(x, "contiguous") else xp(x).asarray(x, copy=True)
 
@@ -247,6 +253,7 @@ def _weight_rows(w):
 
 
 def _conv_forward(x, w, bias=None, *, stride, padding, shapes):
+    """Each patch of x times each kernel, plus b."""
     columns = _columns(x, w.shape[2:], stride, padding)
     z = _product(columns)(columns, _weight_rows(w).T)
     if bias is not None:
@@ -380,6 +387,7 @@ _spread: Op
 
 
 def _gather_forward(x, hits, kernel, stride, shape):
+    """The sum over each window, or over its pixels in `hits`."""
     total = None
     for n, (_, _, down, across) in enumerate(_windows(shape[2:], kernel, stride)):
         part = x[:, :, down, across]
@@ -390,6 +398,7 @@ def _gather_forward(x, hits, kernel, stride, shape):
 
 
 def _spread_forward(g, hits, kernel, stride, shape):
+    """Each window's number, added to all its pixels or to those in `hits`."""
     n, c, h, w = shape
     library = xp(g)
     g = _channels_first(_compact(_channels_last(g)))
@@ -414,6 +423,7 @@ _spread = op(
 
 
 def _max_pool_forward(x, kernel, stride):
+    """The largest pixel of each window."""
     places = _windows(x.shape[2:], kernel, stride)
     return functools.reduce(xp(x).maximum, [x[:, :, down, across] for _, _, down, across in places])
 
@@ -434,6 +444,7 @@ def _first_hits(x, z, kernel, stride):
 
 
 def _max_pool_rule(g, z, x, kernel, stride):
+    """g to the pixel that was the largest, the first of those that tie."""
     hits = _first_hits(raw(x), raw(z), kernel, stride)
     return _spread(g, hits=hits, kernel=kernel, stride=stride, shape=tuple(x.shape))
 
@@ -510,6 +521,7 @@ def _average(x, axis):
 
 
 def _normalise_forward(x, weight, bias, axis, eps, memo):
+    """γ x̂ + β with x̂ = (x − mean)/σ over `axis`."""
     memo["mean"] = centre = _average(x, axis)
     memo["centred"] = centred = x - centre
     memo["var"] = variance = _average(centred * centred, axis)
@@ -677,10 +689,35 @@ def probability(name: str, value: Any) -> float:
     return p
 
 
+# Some of the examples, and their results put back among zeros: each other's derivative.
+_placed: Op
+take_rows = op(
+    lambda x, rows, n: x[rows],
+    lambda g, z, x, rows, n: _placed(g, rows=rows, n=n),
+    name="take_rows",
+    jvp="linear",
+)
+
+
+def _place_forward(x, rows, n):
+    out = xp(x).zeros((n, *x.shape[1:]), dtype=x.dtype, device=x.device)
+    out[rows] = x
+    return out
+
+
+place_rows = _placed = op(
+    _place_forward,
+    lambda g, z, x, rows, n: take_rows(g, rows=rows, n=n),
+    name="place_rows",
+    jvp="linear",
+)
+
+
 # --- losses ---------------------------------------------------------------------------------------
 
 
 def _softmax_forward(x):
+    """eˣ/Σ eˣ over the last axis, its maximum taken away first."""
     e = xp(x).exp(x - xp(x).max(x, axis=-1, keepdims=True))
     e /= xp(x).sum(e, axis=-1, keepdims=True)
     return e
@@ -704,6 +741,7 @@ def _row_maxima(x):
 
 
 def _cross_entropy_forward(logits, labels, memo):
+    """Mean over the rows of log Σ exp(logits) − the label's logit."""
     n, classes = logits.shape
     shifted = logits - _row_maxima(logits)
     rows = xp(logits).arange(n, device=logits.device)
@@ -772,20 +810,27 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
         )
     if n == 0:
         raise ShapeError("cross_entropy of an empty batch")
-    labels = _class_numbers(labels, raw(logits))
+    given, z = raw(labels), raw(logits)
+    numbers = _class_numbers(given, z)
     try:
-        if int(xp(labels).min(labels)) >= 0:  # a negative index would count from the end
-            return _cross_entropy(logits, labels=labels, memo={})
+        # A negative index would count from the end. Asked where the labels were given: those on
+        # the host need not wait for a GPU.
+        fits = not backend.has_numbers(given) or int(xp(given).min(given)) >= 0
+        if fits and backend.on_gpu(z):  # which would not raise beyond the last class
+            fits = int(given.max()) < classes
+        if fits:
+            return _cross_entropy(logits, labels=numbers, memo={})
     except ShapeError:  # is it an index beyond the last class?
-        if int(labels.max()) < classes:
+        if int(given.max()) < classes:
             raise
     raise ValueError(
-        f"labels run from {int(labels.min())} to {int(labels.max())}, but there are {classes} "
+        f"labels run from {int(given.min())} to {int(given.max())}, but there are {classes} "
         f"classes (0 to {classes - 1}): check the last layer's width or shift the labels"
     )
 
 
 def _mse_forward(prediction, target):
+    """Mean of (prediction − target)²."""
     error = xp(prediction).reshape(prediction - target, (-1,))
     return _product(error)(error, error) / error.shape[0]
 
@@ -840,16 +885,49 @@ def accuracy(logits: Any, labels: Any) -> float:
     return float(np.mean(z.argmax(-1) == y))
 
 
-def gain(nonlinearity: str) -> float:
-    """The factor by which weights are scaled up to make good for a nonlinearity (as torch).
+# Torch's values: they do not quite keep the second moment, but everybody starts from them.
+_CUSTOMARY = {"linear": 1.0, "identity": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0}
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": relu,
+    "leakyrelu": leaky_relu,
+    "elu": elu,
+    "gelu": gelu,
+    "softplus": softplus,
+}
+
+
+_measured_moment = functools.cache(second_moment)
+
+
+def gain(nonlinearity: str | Callable[[Any], Any]) -> float:
+    """The factor by which weights are scaled up to make good for a nonlinearity φ.
+
+    gain = 1/√E[φ(z)²] with z ~ N(0, 1), so that a layer hands on pre-activations of the variance
+    that it got: √2 for relu, √(2/(1 + a²)) for a leaky relu of slope a. For sigmoid (1) and tanh
+    (5/3) it is torch's customary value; by the formula they would be 1.85 and 1.59.
 
     Args:
-        nonlinearity: "linear", "sigmoid", "tanh" (5/3) or "relu" (√2).
+        nonlinearity: "linear", "identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu",
+            "gelu", "softplus"; or φ itself, a function or a layer that works entry by entry,
+            which is measured by the formula.
 
     Raises:
-        ValueError: another one.
+        ValueError: another name, or a φ that is 0 nearly everywhere or not finite.
+
+    Source: He et al. (2015) for relu; the customary values are torch's `calculate_gain`.
     """
-    gains = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "relu": math.sqrt(2.0)}
-    if nonlinearity not in gains:
-        raise ValueError(f"unknown nonlinearity {nonlinearity!r}: use one of {sorted(gains)}")
-    return gains[nonlinearity]
+    if isinstance(nonlinearity, str):
+        name = nonlinearity.replace("_", "")
+        if name in _CUSTOMARY:
+            return _CUSTOMARY[name]
+        if name not in _ACTIVATIONS:
+            known = sorted({*_CUSTOMARY, *_ACTIVATIONS, "leaky_relu"} - {"leakyrelu"})
+            raise ValueError(
+                f"unknown nonlinearity {nonlinearity!r}: use one of {known}, or pass the function"
+            )
+        moment = _measured_moment(_ACTIVATIONS[name])
+    else:
+        moment = second_moment(nonlinearity)
+    if not (math.isfinite(moment) and moment > 0):
+        raise ValueError(f"E[φ(z)²] of {nonlinearity!r} is {moment}: no gain can make good for it")
+    return 1.0 / math.sqrt(moment)

@@ -4,14 +4,14 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import backend, functional, ops
-from .tensor import Leaf, ShapeError, Tensor, checkpoint, no_grad, replaying
+from .tensor import Leaf, ShapeError, Tensor, checkpoint, grad, no_grad, repeated, replaying
 
-_watcher: Callable[["Module", Any, Any], None] | None = None  # told of each call by `summary`
+_watcher: Callable[["Module", Any, Any], None] | None = None  # told of each call, see `_watched`
 
 
 class Module:
@@ -145,7 +145,8 @@ class Linear(Module):
     Args:
         in_features, out_features: entries on the last axis of the input and of the output.
         bias: False leaves b out.
-        nonlinearity: the activation that follows, which sets the `functional.gain`.
+        nonlinearity: the activation that follows, by name or itself, which sets the
+            `functional.gain`.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Linear(Module):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        nonlinearity: str = "relu",
+        nonlinearity: str | Callable[[Any], Any] = "relu",
     ):
         self.in_features = backend.count("in_features", in_features)
         self.out_features = backend.count("out_features", out_features)
@@ -193,7 +194,7 @@ class Conv2d(Module):
         stride: int = 1,
         padding: int = 0,
         bias: bool = True,
-        nonlinearity: str = "relu",
+        nonlinearity: str | Callable[[Any], Any] = "relu",
     ):
         self.in_channels = backend.count("in_channels", in_channels)
         self.out_channels = backend.count("out_channels", out_channels)
@@ -226,10 +227,14 @@ class BatchNorm(Module):
         eps: ε > 0.
         momentum: m in [0, 1].
 
+    Attributes:
+        frozen: whether the running statistics are used in training as well, see `freeze`.
+
     Source: Ioffe & Szegedy (2015).
     """
 
     buffers = ("running_mean", "running_var")
+    frozen = False
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
         n = backend.count("num_features", num_features)
@@ -240,8 +245,23 @@ class BatchNorm(Module):
         self.running_mean = backend.asarray(np.zeros(n))
         self.running_var = backend.asarray(np.ones(n))
 
+    def freeze(self, frozen: bool = True) -> "BatchNorm":
+        """From now on use the running statistics in training too, and leave them as they are.
+
+        What remains is a fixed scale and shift of each channel, with γ and β still trained. To
+        freeze a whole network at the statistics of a batch, see `freeze_batch_norm`.
+
+        Args:
+            frozen: False takes it back.
+
+        Returns:
+            The layer itself.
+        """
+        self.frozen = bool(frozen)
+        return self
+
     def forward(self, x: Any, relu: bool = False) -> Any:
-        if self.training:
+        if self.training and not self.frozen:
             z, mean, var = functional.batch_norm(x, self.weight, self.bias, self.eps, relu)
             if not replaying():
                 count, m = x.shape[0] * math.prod(x.shape[2:]), self.momentum
@@ -341,10 +361,16 @@ class StochasticDepth(Module):
 class Residual(Module):
     """x + scale · branch(x) (He et al. 2016).
 
+    With `drop`, in training, the branch is computed only for the examples that do not skip it,
+    and not at all if all of them do. Batch norm couples the examples: a branch that holds one
+    is computed for the whole batch, so that its statistics are the batch's (of one or two kept
+    examples they would be noise), unless all examples skip it.
+
     Args:
         branch: a module whose output has the shape of its input.
         scale: factor on the branch.
-        drop: probability that, in training, an example skips the branch (`StochasticDepth`).
+        drop: probability that, in training, an example skips the branch; for the others it is
+            scaled by 1/(1 − drop) (`StochasticDepth`).
     """
 
     def __init__(self, branch: Module, scale: float = 1.0, drop: float = 0.0):
@@ -353,17 +379,47 @@ class Residual(Module):
         self.drop = StochasticDepth(functional.probability("drop", drop))
 
     def forward(self, x: Any) -> Any:
+        if self.drop.p and self.drop.training:
+            kept = backend.stream().random(x.shape[0]) >= self.drop.p
+            if not kept.any():
+                return x
+            if not kept.all():
+                return x + self._of_some(x, kept)
+            return x + self._of(x) * (self.scale / (1.0 - self.drop.p))
+        z = self._of(x)
+        return x + (z if self.scale == 1.0 else z * self.scale)
+
+    def _of(self, x: Any) -> Any:
         z = self.branch(x)
         if tuple(z.shape) != tuple(x.shape):
             raise ShapeError(
                 f"a residual branch must keep the shape: it got {tuple(x.shape)} and gave "
                 f"{tuple(z.shape)}"
             )
-        z = self.drop(z) if self.drop.p else z
-        return x + (z if self.scale == 1.0 else z * self.scale)
+        return z
+
+    def _of_some(self, x: Any, kept: np.ndarray) -> Any:
+        """scale/(1 − p) · branch(x) for the examples that are kept, 0 for the others."""
+        scale = self.scale / (1.0 - self.drop.p)
+        if any(isinstance(module, BatchNorm) for _, module in self.branch.named_modules()):
+            mask = kept.reshape(-1, *[1] * (x.ndim - 1))
+            return self._of(x) * (backend.like(mask, ops.raw(x)) * scale)
+        rows, n = backend.integers(np.flatnonzero(kept), ops.raw(x)), x.shape[0]
+        some = self._of(functional.take_rows(x, rows=rows, n=n))
+        return functional.place_rows(some * scale, rows=rows, n=n)
 
     def __repr__(self) -> str:
         return f"Residual({self.branch!r})"
+
+
+class Identity(Module):
+    """x itself: it takes the place of a layer that is left out."""
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+    def operations(self, x: Any, z: Any) -> int:
+        return 0
 
 
 class Flatten(Module):
@@ -492,29 +548,46 @@ class Sequential(Module):
         return self.layers[i]
 
 
-def mlp(*widths: int, activation: type[Module] = ReLU) -> Sequential:
+def mlp(
+    *widths: int, activation: type[Module] = ReLU, norm: type[Module] | None = None
+) -> Sequential:
     """A dense network: mlp(64, 32, 10) is Linear(64, 32), ReLU, Linear(32, 10).
 
     Args:
         *widths: of the input, of each hidden layer, and of the output.
-        activation: the class of layer after each hidden one.
+        activation: the class of layer after each hidden one; weights start with its
+            `functional.gain`.
+        norm: the class of a normalisation before each activation, such as BatchNorm1d or
+            LayerNorm. Before batch norm the dense layers have no bias: its β takes that place.
 
     Raises:
         ValueError: fewer than two widths.
-        TypeError: an activation that is no class of layers.
+        TypeError: an activation or a norm that is no class of layers.
     """
-    if not (isinstance(activation, type) and issubclass(activation, Module)):
-        raise TypeError(f"activation must be a Module class such as nn.ReLU, got {activation!r}")
+    for role, kind in {"activation": activation, "norm": norm}.items():
+        if not (isinstance(kind, type) and issubclass(kind, Module)) and kind is not None:
+            example = "nn.ReLU" if role == "activation" else "nn.BatchNorm1d"
+            raise TypeError(f"{role} must be a Module class such as {example}, got {kind!r}")
+    if activation is None:
+        raise TypeError("activation must be a Module class, got None: write nn.Identity")
     if len(widths) < 2:
         raise ValueError(f"mlp needs at least an input and an output width, got {widths}")
     layers: list[Module] = []
-    follows = activation.__name__.lower()
-    for i, (n, m) in enumerate(zip(widths, widths[1:], strict=False)):
-        last = i == len(widths) - 2
-        layers.append(Linear(n, m, nonlinearity="linear" if last else follows))
-        if not last:
-            layers.append(activation())
-    return Sequential(*layers)
+    centred = norm is not None and issubclass(norm, BatchNorm)
+    *hidden, (inputs, outputs) = zip(widths, widths[1:], strict=False)
+    for n, m in hidden:
+        follows = activation()
+        layers.append(Linear(n, m, bias=not centred, nonlinearity=_known(follows)))
+        if norm is not None:
+            layers.append(norm(m))  # type: ignore[call-arg]
+        layers.append(follows)
+    return Sequential(*layers, Linear(inputs, outputs, nonlinearity="linear"))
+
+
+def _known(activation: Module) -> str | Module:
+    """What `functional.gain` takes for it: a name for our own, else the layer, to be measured."""
+    kind = type(activation)
+    return kind.__name__.lower() if kind.__module__ == __name__ else activation
 
 
 def checkpoint_sequential(layers: Sequential | list[Module], segments: int, x: Any) -> Any:
@@ -587,12 +660,166 @@ def orthogonal_(parameter: Tensor, gain: float = 1.0) -> None:
     parameter.data = gain * (q if q.shape == flat.shape else q.T).reshape(parameter.shape)
 
 
+def normal_(net: Module, weight: float = 1.0, bias: float = 0.0) -> Module:
+    """Every dense and convolutional layer anew: W ~ N(0, σw²/fan_in), b ~ N(0, σb²).
+
+    The start that the theory of wide networks speaks of (`dl.meanfield`).
+
+    Args:
+        net: a network, or one such layer.
+        weight: σw ≥ 0.
+        bias: σb ≥ 0.
+
+    Returns:
+        The network itself.
+
+    Raises:
+        ValueError: σw < 0, σb < 0, or a network without such layers.
+
+    Source: Poole et al. (2016).
+    """
+    weight = backend.positive("weight", weight, allow_zero=True)
+    bias = backend.positive("bias", bias, allow_zero=True)
+    layers = [m for _, m in net.named_modules() if isinstance(m, (Linear, Conv2d))]
+    if not layers:
+        raise ValueError(f"normal_ fills Linear and Conv2d layers, {net!r} has none")
+    for layer in layers:
+        w = layer.weight
+        w.data = weight / math.sqrt(_fans(w)[0]) * backend.stream().standard_normal(w.shape)
+        if layer.bias is not None:
+            layer.bias.data = bias * backend.stream().standard_normal(layer.bias.shape)
+    return net
+
+
 def zeros_(parameter: Tensor) -> None:
     """All entries of `parameter` 0."""
     parameter.data = np.zeros(parameter.shape)
 
 
-# --- what a network costs -------------------------------------------------------------------------
+# --- looking into a network -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _watched(watch: Callable[[Module, Any, Any], None]) -> Iterator[None]:
+    """Within this block `watch` is told of each call: the module, its input, its output."""
+    global _watcher
+    before, _watcher = _watcher, watch
+    try:
+        yield
+    finally:
+        _watcher = before
+
+
+class Activation(NamedTuple):
+    """What one call of a layer gave.
+
+    Attributes:
+        layer: the module.
+        value: its output, a raw array.
+        grad: ∂L/∂value, a raw array; None if no loss was given, or if no parameter came before.
+    """
+
+    layer: Module
+    value: Any
+    grad: Any
+
+
+def trace(
+    net: Module, x: Any, loss: Callable[[Any], Tensor] | None = None
+) -> dict[str, Activation]:
+    """The outputs of all layers on their way from x, in the order in which they were made.
+
+        trace = nn.trace(net, x, lambda z: dl.cross_entropy(z, y))
+        trace["layers.2"].value, trace["layers.2"].grad
+
+    The network computes what its next call would, in the mode that it is in (in training: batch
+    norm by the batch's statistics, dropout with the masks that come next), but nothing is left
+    behind: running statistics, random streams and every `.grad` stay as they are.
+
+    Args:
+        net: a network.
+        x: one batch of its input.
+        loss: output ↦ scalar Tensor, for the gradients.
+
+    Returns:
+        dotted name ↦ `Activation`, residual blocks and other modules of modules after what they
+        hold; Sequentials are left out. The second call of a layer is "name:2".
+    """
+    names = {id(module): name for name, module in net.named_modules()}
+    calls: dict[str, tuple[Module, Any]] = {}
+
+    def watch(module: Module, _: Any, z: Any) -> None:
+        if isinstance(module, Sequential):
+            return
+        name, count = names.get(id(module), "") or type(module).__name__, 1
+        while (key := name if count == 1 else f"{name}:{count}") in calls:
+            count += 1
+        calls[key] = module, z
+
+    with repeated():
+        with _watched(watch):
+            output = net(backend.asarray(x) if x.__class__ is not Tensor else x)
+        reached = {
+            key: z
+            for key, (_, z) in calls.items()
+            if loss is not None and z.__class__ is Tensor and z.requires_grad
+        }
+        found: list[Any] = []
+        if loss is not None and reached:
+            found = grad(loss(output), list(reached.values()))
+    grads = dict(zip(reached, found, strict=True))
+    return {
+        key: Activation(module, ops.raw(z), ops.raw(grads.get(key)))
+        for key, (module, z) in calls.items()
+    }
+
+
+def freeze_batch_norm(net: Module, x: Any) -> Module:
+    """Freeze each batch norm of `net` at the statistics that it meets on the batch x.
+
+    The network then computes the same function of x as it does in training, but its statistics
+    no longer follow the weights. (`BatchNorm.freeze` freezes at the running statistics.)
+
+    Args:
+        net: a network.
+        x: one batch of its input.
+
+    Returns:
+        The network itself.
+
+    Raises:
+        ValueError: there is no batch norm.
+    """
+    layers = [m for _, m in net.named_modules() if isinstance(m, BatchNorm)]
+    if not layers:
+        raise ValueError(f"freeze_batch_norm: there is no batch norm in {net!r}")
+    met: dict[int, tuple[Any, Any]] = {}
+
+    def watch(module: Module, given: Any, _: Any) -> None:
+        if isinstance(module, BatchNorm):
+            given = ops.raw(given)
+            axes = (0, *range(2, given.ndim))
+            met[id(module)] = ops.mean(given, axes), ops.var(given, axes)
+
+    modes = [(layer, layer.training, layer.frozen) for layer in layers]
+    try:
+        for layer in layers:
+            layer.training, layer.frozen = True, False
+        with repeated(), no_grad(), _watched(watch):
+            net(backend.asarray(x))
+    finally:
+        for layer, training, frozen in modes:
+            layer.training, layer.frozen = training, frozen
+    for layer in layers:
+        if id(layer) in met:
+            mean, var = met[id(layer)]
+            layer.running_mean[...] = mean
+            layer.running_var[...] = var
+            layer.freeze()
+    return net
+
+
+# --- what a network costs, by formula (measured: `dl.cost`) --------------------------------------
 
 
 def summary(net: Module, x: Any) -> str:
@@ -606,7 +833,6 @@ def summary(net: Module, x: Any) -> str:
         One line per layer: output shape, parameters, bytes of its output, floating-point
         operations of its forward pass (a multiplication and an addition count as two).
     """
-    global _watcher
     names = {id(module): name for name, module in net.named_modules()}
     rows: list[tuple[str, ...]] = []
     totals = [0, 0, 0]
@@ -622,12 +848,8 @@ def summary(net: Module, x: Any) -> str:
         name = f"{names.get(id(module), '')} {module!r}".strip()
         rows.append((name, str(tuple(z.shape)), *(f"{count:,}" for count in counts)))
 
-    before, _watcher = _watcher, watch
-    try:
-        with evaluating(net), no_grad():
-            net(backend.asarray(x))
-    finally:
-        _watcher = before
+    with evaluating(net), no_grad(), _watched(watch):
+        net(backend.asarray(x))
     head = ("layer", "output", "parameters", "bytes", "operations")
     table = [head, *rows, ("total", "", *(f"{t:,}" for t in totals))]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]

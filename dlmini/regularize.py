@@ -15,7 +15,7 @@ from .backend import Array, count, like, number, positive, stream, to_numpy, xp
 from .flat import Flat, pack
 from .functional import probability
 from .optim import Optimizer, grad_norm
-from .tensor import GradientError, ShapeError, Tensor
+from .tensor import GradientError, ShapeError, Tensor, repeated
 
 # --- penalties: terms to add to the loss ----------------------------------------------------------
 
@@ -272,6 +272,11 @@ class SAM:
         loss(net(x), y).backward(); sam.ascend()
         loss(net(x), y).backward(); sam.step()
 
+    In `step(loss)` and in `train.fit` the second pass repeats the first: dropout and stochastic
+    depth draw the same masks, so that both gradients are of one function, and running statistics
+    count the batch once, at θ. In the words of a loop each pass draws masks of its own unless the
+    second stands in `with dl.tensor.repeated(state)`.
+
     Args:
         optimizer: takes the step; its `lr`, `flat`, `zero_grad` and state are reached through.
         rho: ρ > 0, how far to look, in the length of θ.
@@ -346,11 +351,13 @@ class SAM:
         value = None
         if loss is not None:
             self.zero_grad()
+            randomness = stream().bit_generator.state
             value = loss()
             value.backward()
             self.ascend()
             try:
-                loss().backward()
+                with repeated(randomness):
+                    loss().backward()
             except BaseException:
                 self._return()
                 raise

@@ -18,7 +18,7 @@ from .nn import Module, evaluating
 from .optim import Optimizer
 from .saving import CheckpointError as CheckpointError  # readers catch it from here
 from .saving import Keeper, load_network
-from .tensor import ShapeError, Tensor, no_grad
+from .tensor import ShapeError, Tensor, no_grad, repeated
 
 Loss = Callable[[Any, Any], Tensor]  #: (output, targets) ↦ a scalar to make small
 Metric = Callable[[Any, Any], Any]  #: (output, targets) ↦ a number to watch
@@ -155,6 +155,7 @@ def fit(
             xb, yb = (x, y) if rows is None else (_take(x, rows), _take(y, rows))
             if schedule is not None:
                 optimizer.lr = schedule(t)
+            randomness = None if ascend is None else backend.stream().bit_generator.state
             with np.errstate(over="ignore", invalid="ignore"):
                 value = loss(net(xb), yb)
             history.loss.append(value.item())
@@ -168,7 +169,8 @@ def fit(
                 value.backward()
                 if ascend is not None:
                     ascend()
-                    loss(net(xb), yb).backward()
+                    with repeated(randomness):  # the same masks
+                        loss(net(xb), yb).backward()
                 if on_gradient is not None:
                     on_gradient(t)
                 optimizer.step()

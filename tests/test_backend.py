@@ -18,17 +18,56 @@ def restore():
 
 
 def test_use_says_what_was_chosen():
-    assert dl.use("numpy") == f"dlmini on NumPy {np.__version__}, CPU, float32"
-    assert dl.use("numpy", "float64").endswith("float64")
+    assert dl.use("numpy") == "NumPy on the CPU, float32"
+    assert dl.use("numpy", "float64") == dl.describe() == "NumPy on the CPU, float64"
     assert dl.asarray([1.0]).dtype == np.float64
 
 
 def test_auto_takes_the_environments_word(monkeypatch):
-    monkeypatch.delenv("DLMINI_BACKEND", raising=False)
-    assert "NumPy" in dl.use("auto")
+    monkeypatch.setenv("DLMINI_BACKEND", "numpy")
+    monkeypatch.setattr(dl.backend, "_sees_gpu", lambda: True)
+    assert dl.use("auto") == dl.use("auto", gpu=False) == "NumPy on the CPU, float32"
     monkeypatch.setenv("DLMINI_BACKEND", "nimpy")
     with pytest.raises(ValueError, match=r"'nimpy' \(from DLMINI_BACKEND\).*'torch:cuda'"):
         dl.use("auto")
+
+
+class OneGPU:
+    """What `use` asks of torch, on a machine with a GPU."""
+
+    float32, float64 = "float32", "float64"
+
+    class cuda:
+        is_available = staticmethod(lambda: True)
+        get_device_name = staticmethod(lambda device: "NVIDIA H100")
+
+
+def test_auto_takes_a_gpu_where_there_is_one_unless_there_is_nothing_to_gain(monkeypatch):
+    monkeypatch.delenv("DLMINI_BACKEND", raising=False)
+    monkeypatch.setattr(dl.backend, "_torch", OneGPU)
+    monkeypatch.setattr(dl.backend.ctypes, "CDLL", lambda name: None)  # there is a driver
+    monkeypatch.setattr(dl.backend.importlib.util, "find_spec", lambda name: name)
+    assert dl.use("auto") == "torch on NVIDIA H100, float32"
+    assert dl.backend._State.device == "cuda"
+    assert dl.use("auto", "float64", gpu=False) == (
+        "NumPy on the CPU, float64 (networks here are too small for a GPU; "
+        "DLMINI_BACKEND=torch:cuda to try)"
+    )
+    monkeypatch.setenv("DLMINI_BACKEND", "torch:cuda")
+    assert dl.use("auto", gpu=False) == "torch on NVIDIA H100, float32"
+    monkeypatch.delenv("DLMINI_BACKEND")
+    monkeypatch.setattr(dl.backend.importlib.util, "find_spec", lambda name: None)
+    assert dl.use("auto") == "NumPy on the CPU, float32"  # a GPU, but no torch
+
+
+def test_auto_does_not_import_torch_where_there_is_no_driver(monkeypatch):
+    def absent(name):
+        raise OSError(name)
+
+    monkeypatch.delenv("DLMINI_BACKEND", raising=False)
+    monkeypatch.setattr(dl.backend.ctypes, "CDLL", absent)
+    monkeypatch.setattr(dl.backend, "_torch", lambda: pytest.fail("torch was imported"))
+    assert dl.use("auto") == "NumPy on the CPU, float32"
 
 
 @pytest.mark.parametrize(

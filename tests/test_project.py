@@ -22,8 +22,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 # A file may import only from files of its wing listed before it; the book's wing, from all of the
 # engine as well. testing.py stands at the side.
 ENGINE = """
-    backend tensor ops functional flat nn optim regularize curvature descent saving train
-    distributed data
+    backend tensor counting meanfield ops functional flat nn optim regularize curvature descent
+    saving train distributed data
 """.split()
 BOOK = "report ledger claims predict sliders play plot exercises".split()
 TESTING_MAY_IMPORT = {"backend", "tensor", "ops"}
