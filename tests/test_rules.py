@@ -345,3 +345,19 @@ def test_a_chapter_that_owes_no_claims_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(rules, "CHAPTERS", tmp_path)
     with pytest.raises(KeyError, match=r"would not be looked at. Add \[new\] with its title"):
         rules.chapter("new")
+
+
+def test_contributing_states_the_limits_that_are_held():
+    text = (rules.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 5]
+    limits = {row[i].strip(): row[i + 1].strip() for row in rows for i in (1, 3)}
+    between = {"words": rules.WORDS, "figures": rules.FIGURES, "exercises": rules.EXERCISES}
+    for name, (low, high) in between.items():
+        assert limits[name] == f"{low:,}–{high:,}"
+    assert limits["claims"] == f"{rules.CLAIMS[1]}, and {rules.CLAIMS_OF_A_SECTION} in a section"
+    assert limits["a visible cell"] == f"{rules.LESSON} lines"
+    assert limits["a cell tagged `hide-input`"] == f"{rules.FOLDED} lines"
+    assert limits["visible code in all"] == f"{rules.VISIBLE} lines"
+    assert limits["a line of code"] == f"{rules.COLUMNS} columns"
+    for part in rules.PARTS:
+        assert f"`{part}`" in text

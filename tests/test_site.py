@@ -13,8 +13,11 @@ import zlib
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
+
+import rules
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = Path(os.environ.get("DLMINI_SITE", ROOT / "_build" / "html"))
@@ -30,6 +33,9 @@ STICKING_OUT = """width => [...document.querySelectorAll('article *')]
     .slice(0, 3).map(e => e.outerHTML.slice(0, 120))"""
 CUT_OFF = """[...document.querySelectorAll('mjx-container mjx-c')]
     .filter(c => c.getBoundingClientRect().left < 0).map(c => c.closest('[id]').id)"""
+SCROLLING = """[...document.querySelectorAll('article mjx-container[display]')]
+    .filter(m => m.scrollWidth > m.clientWidth + 1)
+    .map(m => `${m.closest('[id]').id}: ${m.scrollWidth} of ${m.clientWidth} px`)"""
 BRIGHTNESS = """element => getComputedStyle(element).backgroundColor
     .match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0)"""
 HAS_CHANGED = """([image, source]) => image.getAttribute('src') !== source
@@ -81,6 +87,25 @@ def test_every_internal_link_resolves():
             ):
                 broken.append(f"{page}: {address}: no such place in {target}")
     assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("name", rules.contents())
+def test_what_a_chapter_cites_has_its_place(name):
+    """Equations, figures, claims and headings, by the names that plain links give them."""
+    cells = nbformat.read(ROOT / f"chapters/{name}.ipynb", as_version=4).cells
+    page = f"chapters/{name}.html"
+    assert rules.Chapter(cells, name).places <= anchors(page)
+    for figure in page_soup(page).select("figure[id^=fig-]"):
+        caption = figure.find("figcaption", recursive=False)
+        assert caption, f"{figure['id']} has no caption"
+        assert caption.get_text().strip().startswith("Figure ")
+        assert figure.select("img, .dl-explore, .dl-play"), f"{figure['id']} is empty"
+
+
+def test_terms_and_papers_have_their_places():
+    terms = {term["id"] for term in page_soup("chapters/glossary.html").select("dl.glossary dt")}
+    assert terms == rules.terms()
+    assert set(rules.papers()) <= anchors("chapters/bibliography.html")
 
 
 def test_no_page_loads_anything_from_outside():
@@ -263,6 +288,15 @@ def test_no_page_scrolls_sideways_on_a_phone(visit, width):
             wide[page] = got, tab.evaluate(STICKING_OUT, width)
     assert not wide, wide
     assert one.trouble == []
+
+
+@pytest.mark.parametrize("name", rules.contents())
+def test_formulas_fit_a_phone(visit, name):
+    tab = visit(viewport={"width": 390, "height": 844}, is_mobile=True).open(
+        f"chapters/{name}.html"
+    )
+    wide = tab.evaluate(SCROLLING)
+    assert not wide, "break these with aligned: " + "; ".join(wide)
 
 
 def test_search_finds_a_term(visit):
