@@ -131,7 +131,7 @@ class _Comparison:
 
     def __init__(self, id, measured, predicted, rtol, atol, names=("measured", "predicted")):
         if measured is None or predicted is None:
-            missing = "measured" if measured is None else "predicted"
+            missing = names[0] if measured is None else names[1]
             raise TypeError(
                 f"claim {id!r}: {missing} is missing; "
                 "give measured and predicted with rtol or atol, "
@@ -246,9 +246,7 @@ class _Bounds:
 
     def __init__(self, id, measured, above, below, name="measured"):
         if measured is None:
-            raise TypeError(
-                f"claim {id!r}: measured is missing; above and below bound a measurement"
-            )
+            raise TypeError(f"claim {id!r}: {name} is missing; above and below bound a measurement")
         self.id, self.given = id, (above, below)
         self.m = _array(id, name, measured)
         self.lower = -math.inf if above is None else _number(id, "above", above)
