@@ -254,7 +254,7 @@ root.querySelectorAll('tbody').forEach(function(body){
 body.hidden=!body.querySelector('tr[data-claim]:not([hidden])');});
 out.textContent=n+' of '+rows.length+' shown';
 }
-find.hidden=false;find.addEventListener('input',sift);sift();
+find.style.display='';find.addEventListener('input',sift);sift();
 })();
 """
 
@@ -271,14 +271,18 @@ def _page(book, measured, open_, summary):
 
 
 def _finder(titles, found):
-    """What sifts the rows; shown by the script, without which it would be dead."""
+    """What sifts the rows; shown by the script, without which it would be dead.
+
+    A style and not `hidden`, which JupyterLab drops from a notebook that was not run yet.
+    """
     kinds = [record["kind"] for rows in found.values() for record in rows]
     picks = _pick("kind", {kind: f"{kind} ({kinds.count(kind)})" for kind in KINDS})
     if len(titles) > 1:
         picks += _pick("chapter", titles)
     return (
-        f'<div class="dl-find" hidden><label>Find <input type="search" autocomplete="off" {_KEYS}>'
-        f'</label>{picks}<output aria-live="polite"></output></div>'
+        '<div class="dl-find" style="display:none"><label>Find '
+        f'<input type="search" autocomplete="off" {_KEYS}></label>'
+        f'{picks}<output aria-live="polite"></output></div>'
     )
 
 
