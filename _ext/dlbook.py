@@ -53,6 +53,9 @@ class Places(Transform):
         env.metadata[env.docname]["myst_slugs"] = slugs
         for name in (*self.equations(), *self.figures(), *self.shown(), *self.entries(env)):
             slugs.setdefault(name, (0, name, ""))
+        for paragraph in self.document.findall(nodes.paragraph):
+            if paragraph.astext().startswith("Runs in under "):  # the facts below a title
+                paragraph["classes"].append("dl-facts")
 
     def equations(self):
         for block in self.document.findall(nodes.math_block):
