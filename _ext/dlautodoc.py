@@ -162,7 +162,8 @@ def layout(module: str) -> dict[str, str]:
     heads = [(n, m[1]) for n, line in enumerate(source.split("\n")) if (m := SECTION.match(line))]
     found = {}
     for statement in ast.parse(source).body:
-        for target in getattr(statement, "targets", [getattr(statement, "target", statement)]):
+        made = getattr(statement, "targets", [getattr(statement, "target", statement)])
+        for target in (part for m in made for part in getattr(m, "elts", [m])):
             name = getattr(target, "id", getattr(target, "name", "_"))
             if not name.startswith("_"):
                 above = [head for n, head in heads if n < statement.lineno]
