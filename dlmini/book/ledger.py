@@ -216,17 +216,17 @@ border-radius:6px;background:transparent}
 #dl-ledger :is(input,select):focus-visible{outline:2px solid #2b8cc4;outline-offset:2px}
 #dl-ledger table{display:table;width:100%;border-collapse:collapse;font-size:.85em;margin:0;
 background:transparent;color:inherit;text-align:left;table-layout:auto}
-#dl-ledger :is(th,td){padding:.5em .4em;vertical-align:top;text-align:left;border:0;
+#dl-ledger :is(th,td){padding:.5em .35em;vertical-align:top;text-align:left;border:0;
 border-bottom:1px solid rgba(127,127,127,.25);background:transparent;color:inherit;
 white-space:normal;overflow-wrap:break-word;font-variant-numeric:tabular-nums}
 #dl-ledger th[scope=rowgroup]{padding-top:1.2em;font-size:1.1em}
 #dl-ledger tr{break-inside:avoid}
-#dl-ledger :is(td:first-child,td:last-child:not(:first-child)){min-width:10.5em}
+#dl-ledger :is(td:first-child,td:last-child:not(:first-child)){min-width:9.5em}
 #dl-ledger td[data-name=asked]{min-width:6em}
 #dl-ledger small{display:block;opacity:.8;font-size:.92em}
 #dl-ledger li{margin:.2em 0}#dl-ledger li small{display:inline}
 #dl-ledger summary{cursor:pointer;min-height:44px;display:flex;align-items:center;font-weight:600}
-@container (max-width:44rem){#dl-ledger thead{display:block;position:absolute;
+@container (max-width:42rem){#dl-ledger thead{display:block;position:absolute;
 width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 #dl-ledger :is(table,tbody,tr,td,th[scope=rowgroup]){display:block}
 #dl-ledger :is(td,th[scope=rowgroup]){border:0;padding:.15em .2em}
