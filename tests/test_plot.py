@@ -1,12 +1,10 @@
-"""The figure style, the recurring pictures, and figures with sliders (static and live)."""
+"""The figure style, the recurring pictures, and figures with sliders."""
 
 import configparser
 import gzip
-import io
 import itertools
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,8 +17,6 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from dlmini.book import plot, sliders
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(autouse=True)
@@ -221,6 +217,7 @@ def test_sliders_are_labelled_and_say_their_value():
     assert [i["type"] for i in inputs] == ["range", "range"]
     assert [i["id"] for i in inputs] == [la["for"] for la in labels] == [o["for"] for o in outputs]
     assert [i["aria-valuetext"] for i in inputs] == ["2.5", "4"]
+    assert {i["data-lm-suppress-shortcuts"] for i in inputs} == {"true"}, "JupyterLab takes arrows"
     assert [(i["min"], i["max"], i["step"], i["value"]) for i in inputs] == [
         ("0", "1", "1", "1"), ("0", "2", "1", "1")]  # fmt: skip
     assert "where it starts" in [text for _, text in page.texts]
@@ -237,16 +234,16 @@ def test_the_first_picture_is_an_image_with_alternative_text():
 def test_every_state_is_rebuilt_from_shared_lines():
     page = Page(explored().html)
     (data,) = [json.loads(t) for (tag, at), t in page.texts if at.get("class") == "dl-states"]
-    assert data["says"][0] == "A line from 1 to 3"
-    assert len(data["runs"]) == len(data["says"]) == 6
+    assert data["alts"][0] == "A line from 1 to 3"
+    assert len(data["runs"]) == len(data["alts"]) == 6
     for state, runs in zip(itertools.product([1, 2.5], [3, 4, 5]), data["runs"], strict=True):
         starts, counts = runs[::2], runs[1::2]
         lines = [
             data["lines"][i + k] for i, n in zip(starts, counts, strict=True) for k in range(n)
         ]
-        places = []
-        sliders._svg(line, {"a": 2.5, "b": 4}, places)
-        assert lines == sliders._svg(line, dict(zip("ab", state, strict=True)), places)
+        frames = []
+        sliders._svg(line, {"a": 2.5, "b": 4}, frames)
+        assert lines == sliders._svg(line, dict(zip("ab", state, strict=True)), frames)
     assert data["lines"][0].startswith("<svg")
 
 
@@ -300,6 +297,37 @@ def test_alternative_text_may_be_a_function():
     assert "it rises by 1.5" in html
 
 
+def test_a_figure_says_nothing_unless_asked_to():
+    """What it shows is for those who do not see it; a caption asks and does not answer."""
+    assert 'dl-says"' not in explored().html
+    assert '<p class="dl-says" aria-live="polite">It rises.</p>' in explored(says="It rises.").html
+
+
+def test_axes_that_would_jump_from_state_to_state_are_an_error():
+    def jumps(a):
+        figure, (left, right) = plt.subplots(1, 2)
+        left.set(xlim=(0, 1), ylim=(0, 1))
+        right.plot([0, 1], [0, a])
+        right.set(xlim=(0, 1), ylabel="loss")
+        return figure
+
+    with pytest.raises(
+        ValueError,
+        match=r"ylim of axes 1 \(loss\) is \(-0.05, 1.05\) in the first state and \(-0.1, 2.1\) "
+        r"for {'a': 2}; fix it with ax.set\(ylim=…\)",
+    ):
+        plot.explore(jumps, name="x", alt="x", a=[1, 2])
+    assert plot.explore(jumps, name="x", alt="x", a=[1, 2], free_axes=True).states == 2
+
+
+def test_axes_that_come_and_go_are_an_error():
+    def grows(a):
+        return plt.subplots(1, a)[0]
+
+    with pytest.raises(ValueError, match=r"1 axes in its first state and 2 for {'a': 2}; draw the"):
+        plot.explore(grows, name="x", alt="x", a=[1, 2])
+
+
 @pytest.mark.slow
 def test_fifty_states_over_contours_fit_the_limit():
     shown = plot.explore(
@@ -323,7 +351,8 @@ def test_a_figure_over_the_limit_is_an_error_with_advice(monkeypatch):
     [
         ({"name": "Big One"}, ValueError, "lower-case letters"),
         ({"alt": ""}, TypeError, "alt must be a text or a function"),
-        ({"alt": "{c}"}, ValueError, "field 'c' that is no slider; there are a, b"),
+        ({"alt": "{c}"}, ValueError, "alt has a field 'c' that is no slider; there are a, b"),
+        ({"says": "{c}"}, ValueError, "says has a field 'c' that is no slider; there are a, b"),
         ({"alt": lambda a, b: 3}, TypeError, "it must give a text"),
         ({"a": [1]}, ValueError, "a slider needs a list of two or more"),
         ({"a": 0.1}, ValueError, "a slider needs a list of two or more"),
@@ -343,95 +372,31 @@ def test_explore_needs_a_slider_and_a_figure():
         plot.explore(lambda a: 3, name="x", alt="x", a=[1, 2])
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium at /usr/bin/chromium")
-def test_the_keyboard_moves_the_slider_and_changes_picture_and_words(tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
-    explored().save(tmp_path / "page.html")
-    with playwright.sync_playwright() as browsers:
-        flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-        browser = browsers.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        errors = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text))
-        page.goto(f"file://{tmp_path}/page.html")
-        picture, slider = page.locator("img"), page.locator("#gd-line-b")
-        before = picture.get_attribute("src")
-        slider.focus()
-        page.keyboard.press("ArrowRight")
-        assert picture.get_attribute("src") != before
-        assert picture.evaluate("img => img.decode().then(() => img.naturalWidth)") > 0
-        assert slider.get_attribute("aria-valuetext") == "5"
-        assert page.locator("output").nth(1).inner_text() == "5"
-        assert page.locator(".dl-says").inner_text() == "A line from 2.5 to 5"
-        assert picture.get_attribute("alt") == "A line from 2.5 to 5"
-        page.keyboard.press("ArrowLeft")
-        assert page.locator(".dl-says").inner_text() == "A line from 2.5 to 4"
-        assert slider.bounding_box()["height"] >= 44
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert not errors
-        browser.close()
+def test_the_keyboard_moves_the_slider_and_changes_picture_and_words(open_html):
+    tab = open_html(explored(says="It ends at {b}").html, viewport={"width": 390, "height": 800})
+    picture, slider = tab.locator("img"), tab.locator("#gd-line-b")
+    before = picture.get_attribute("src")
+    slider.focus()
+    tab.keyboard.press("ArrowRight")
+    assert picture.get_attribute("src") != before
+    assert picture.evaluate("img => img.decode().then(() => img.naturalWidth)") > 0
+    assert slider.get_attribute("aria-valuetext") == "5"
+    assert tab.locator("output").nth(1).inner_text() == "5"
+    assert tab.locator(".dl-says").inner_text() == "It ends at 5"
+    assert picture.get_attribute("alt") == "A line from 2.5 to 5"
+    tab.keyboard.press("ArrowLeft")
+    assert tab.locator(".dl-says").inner_text() == "It ends at 4"
+    assert slider.bounding_box()["height"] >= 44
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not tab.trouble
 
 
-# --- sliders with a kernel -----------------------------------------------------------------------
-
-
-def test_a_live_slider_redraws_the_picture():
-    widgets = pytest.importorskip("ipywidgets")
-    figure = plot.live(line, alt="A line", a=(0, 1), b=(0.01, 1), start={"b": 0.1})
-    picture, a, b, words = figure.children
-    assert isinstance(picture, widgets.Image)
-    assert isinstance(a, widgets.FloatSlider)
-    assert isinstance(b, widgets.FloatLogSlider)
-    assert b.value == pytest.approx(0.1)
-    before = bytes(picture.value)
-    assert before.startswith(b"\x89PNG")
-    a.value = 0.9
-    assert bytes(picture.value) != before
-    assert words.value == "A line"
-    a.value = 0.5
-    assert bytes(picture.value) == before
-    assert repr(figure) == (
-        "live figure: a from 0 to 1, b from 0.01 to 1 (move the sliders in a running notebook)"
-    )
-
-
-def test_a_live_figure_that_fails_says_so_beside_the_sliders():
-    pytest.importorskip("ipywidgets")
-
-    def fails(a):
-        if a > 0.9:
-            raise ValueError("too far")
-        return line(a)
-
-    figure = plot.live(fails, alt="A line", a=(0, 1))
-    figure.children[1].value = 1
-    assert "too far" in figure.children[-1].value
-
-
-def test_live_without_ipywidgets_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.raises(ImportError, match="pip install ipywidgets"):
-        plot.live(line, alt="A line", a=(0, 1))
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
-    [
-        ({"a": (1, 0)}, ValueError, "smaller one first"),
-        ({"a": 3}, TypeError, "must be a pair"),
-        ({"start": {"a": 3}}, ValueError, "a=3 is outside its range 0 to 1"),
-        ({"alt": ""}, TypeError, "alt must be a text"),
-    ],
-)
-def test_live_with_bad_input_is_an_error_that_names_the_fix(changes, error, words):
-    pytest.importorskip("ipywidgets")
-    with pytest.raises(error, match=words):
-        plot.live(line, **{"alt": "A line", "a": (0, 1)} | changes)
-
-
-def test_png_of_a_live_figure_carries_no_version():
-    data = sliders._png(line, {"a": 1})
-    assert b"Software" not in data
-    assert plt.imread(io.BytesIO(data)).shape == (400, 600, 4)
+def test_sliders_without_styles_and_scripts_are_in_shape(open_html):
+    """A notebook that is not trusted strips both; style attributes stay."""
+    html = re.sub(r"(?s)<(style|script).*?</\1>", "", explored().html)
+    tab = open_html(html, viewport={"width": 360, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert tab.locator("img").bounding_box()["width"] > 300
+    for slider in tab.locator("input").all():
+        assert slider.bounding_box()["height"] == 44
+        assert slider.bounding_box()["width"] > 250

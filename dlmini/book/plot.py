@@ -5,19 +5,21 @@ import numpy as np
 from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
+from .play import Play, play
 from .report import brief, plain
-from .sliders import Explore, _limits, explore, live
+from .sliders import Explore, _limits, explore
 
 __all__ = [
     "COLORS",
     "Explore",
+    "Play",
     "band",
     "contours",
     "explore",
     "history",
     "label_lines",
-    "live",
     "path",
+    "play",
     "reference_slope",
     "style",
 ]

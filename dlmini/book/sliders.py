@@ -1,4 +1,4 @@
-"""Figures with sliders: `explore` works on a static page, `live` where a kernel runs."""
+"""Figures with sliders whose states are computed beforehand: `explore`."""
 
 import gzip
 import io
@@ -16,27 +16,21 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from .report import brief
 
-__all__ = ["Explore", "explore", "live"]
+__all__ = ["Explore", "explore"]
 
-# --- sliders without a kernel -----------------------------------------------------------------
-
-LIMIT = 150_000  #: bytes of one interactive figure, gzipped
+LIMIT = 150_000  # bytes of one interactive figure, gzipped
 
 
-class Explore:
-    """A figure with sliders as self-contained HTML; a notebook shows it.
+class Shown:
+    """A figure as self-contained HTML, which a notebook shows beside its `repr`.
 
     Args:
         name: identifier on the page.
         html: the figure.
-        states: how many there are.
     """
 
-    def __init__(self, name, html, states):
-        self.name, self.html, self.states = name, html, states
-
-    def __repr__(self):
-        return f"figure with sliders {self.name!r}: {self.states} states"
+    def __init__(self, name, html):
+        self.name, self.html = name, html
 
     def _repr_mimebundle_(self, **kwargs):
         return {"text/plain": repr(self), "text/html": self.html}
@@ -50,10 +44,28 @@ class Explore:
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width">'
+            '<meta name="color-scheme" content="light dark">'
             f"<title>{escape(self.name)}</title>\n{self.html}\n"
         )
         with open(path, "w", encoding="utf-8") as file:
             file.write(page)
+
+
+class Explore(Shown):
+    """A figure with sliders, of which every state was computed beforehand.
+
+    Args:
+        name: identifier on the page.
+        html: the figure.
+        states: how many there are.
+    """
+
+    def __init__(self, name, html, states):
+        super().__init__(name, html)
+        self.states = states
+
+    def __repr__(self):
+        return f"figure with sliders {self.name!r}: {self.states} states"
 
 
 def explore(
@@ -61,44 +73,54 @@ def explore(
     *,
     name: str,
     alt: str | Callable,
+    says: str | Callable | None = None,
     start: dict | None = None,
     labels: dict | None = None,
+    free_axes: bool = False,
     **values,
 ) -> Explore:
     """Precompute a figure for every combination of values and move between them with sliders.
 
-    The call is the last line of a cell. The figure needs no kernel and no library: it works on the
-    website, from a file, in JupyterLab and in Colab.
+    For what takes a network; a few lines of arithmetic run in the page itself with `play`. The call
+    is the last line of a cell. The figure needs no kernel and no library: it works on the website,
+    from a file, in JupyterLab and in Colab.
 
     Args:
         figure_function: called with one value for each slider; returns a figure (or draws on the
-            current one). Keep the figure's size and the axes' limits fixed, so that nothing jumps.
+            current one). The axes keep the limits that they have in the first state.
         name: identifier on the page, such as "gd-valley".
-        alt: what the picture shows: a text with {slider} fields, or a function of the values. It is
-            the caption under the sliders, too.
+        alt: what the picture shows, for those who do not see it: a text with {slider} fields, or a
+            function of the values.
+        says: words under the sliders, made as `alt` is; none by default, for the figure asks and
+            does not answer.
         start: the slider positions to begin with; the default is the middle of each list.
         labels: what each slider is called, where its argument's name does not say it.
+        free_axes: let limits differ from state to state.
         **values: one list of values for each slider.
 
     Returns:
         `Explore`, which a notebook shows.
 
     Raises:
-        ValueError: among others when the result is larger than 150 kB gzipped.
+        ValueError: among others when limits move, or the result is larger than 150 kB gzipped.
     """
     _check_explore(name, alt, values)
     labels = _keyed("labels", labels, values)
     start = _keyed("start", start, values)
     sizes = {k: len(v) for k, v in values.items()}
     first = {k: _position(k, values[k], start.get(k)) for k in values}
-    pictures, captions = [], []
-    places: list = []
+    pictures, alts, words = [], [], []
+    frames: list[tuple] = []
     for state in itertools.product(*values.values()):
         chosen = dict(zip(values, state, strict=True))
-        pictures.append(_svg(figure_function, chosen, places))
-        captions.append(_caption(alt, chosen))
+        pictures.append(_svg(figure_function, chosen, frames))
+        if not free_axes:
+            _check_frame(name, chosen, frames[0], frames[-1])
+        alts.append(_words("alt", alt, chosen))
+        if says is not None:
+            words.append(_words("says", says, chosen))
     at = int(np.ravel_multi_index(tuple(first.values()), tuple(sizes.values())))
-    html = _explore_html(name, values, labels, first, pictures, captions, at)
+    html = _explore_html(name, values, labels, first, pictures, alts, words, at)
     packed = len(gzip.compress(html.encode(), mtime=0))
     if packed > LIMIT:
         raise ValueError(
@@ -110,12 +132,16 @@ def explore(
     return Explore(name, html, len(pictures))
 
 
-def _check_explore(name, alt, values):
+def _check_name(what, name):
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         raise ValueError(
-            f"explore: name is {name!r}; use lower-case letters, digits and hyphens, such as "
+            f"{what}: name is {name!r}; use lower-case letters, digits and hyphens, such as "
             "'gd-valley'"
         )
+
+
+def _check_explore(name, alt, values):
+    _check_name("explore", name)
     if not callable(alt) and not (isinstance(alt, str) and alt.strip()):
         raise TypeError(
             f"explore {name!r}: alt must be a text or a function of the state, not {brief(alt)}"
@@ -151,22 +177,40 @@ def _position(key, choices, wanted):
     raise ValueError(f"start: {key}={wanted!r} is not among its values {brief(list(choices))}")
 
 
-def _caption(alt, chosen):
-    if callable(alt):
-        text = alt(**chosen)
+def _words(what, given, chosen):
+    if callable(given):
+        text = given(**chosen)
     else:
         try:
-            text = alt.format(**{k: _label(v) for k, v in chosen.items()})
+            text = given.format(**{k: _label(v) for k, v in chosen.items()})
         except (KeyError, IndexError) as error:
             raise ValueError(
-                f"alt has a field {error} that is no slider; there are {', '.join(chosen)}"
+                f"{what} has a field {error} that is no slider; there are {', '.join(chosen)}"
             ) from None
     if not isinstance(text, str) or not text.strip():
         raise TypeError(
-            f"alt gave {brief(text)} for {chosen}; "
+            f"{what} gave {brief(text)} for {chosen}; "
             "it must give a text that says what the picture shows"
         )
     return text
+
+
+def _check_frame(name, chosen, first, frame):
+    """Nothing jumps: a reader compares heights while the slider moves."""
+    if len(frame) != len(first):
+        raise ValueError(
+            f"explore {name!r}: the figure has {len(first)} axes in its first state and "
+            f"{len(frame)} for {chosen}; draw the same axes in every state, or pass free_axes=True"
+        )
+    for i, (before, now) in enumerate(zip(first, frame, strict=True)):
+        for side in ("xlim", "ylim"):
+            if not np.allclose(before[side], now[side], rtol=1e-6, atol=0):
+                then, here = (f"({a:.4g}, {b:.4g})" for a, b in (before[side], now[side]))
+                raise ValueError(
+                    f"explore {name!r}: {side} of axes {i}{now['title']} is {then} in the first "
+                    f"state and {here} for {chosen}; fix it with ax.set({side}=…), so that nothing "
+                    "jumps while the slider moves, or pass free_axes=True"
+                )
 
 
 def _label(value):
@@ -192,16 +236,16 @@ def _draw(figure_function, chosen):
     return figure, opened
 
 
-def _svg(figure_function, chosen, places):
+def _svg(figure_function, chosen, frames):
     """One state as compact SVG elements, one to a line, the same text for the same drawing.
 
-    Axes stay where the first state has them (`places`): nothing jumps, and layout is done once.
+    Axes stay where the first state has them (`frames`): nothing jumps, and layout is done once.
     """
     figure, opened = _draw(figure_function, chosen)
-    if len(places) == len(figure.axes):
+    if frames and len(frames[0]) == len(figure.axes):
         figure.set_layout_engine("none")
-        for ax, place in zip(figure.axes, places, strict=True):
-            ax.set_position(place)
+        for ax, frame in zip(figure.axes, frames[0], strict=True):
+            ax.set_position(frame["place"])
     text = io.StringIO()
     metadata = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     with mpl.rc_context(
@@ -209,7 +253,7 @@ def _svg(figure_function, chosen, places):
     ):
         figure.set_facecolor("white")
         FigureCanvasSVG(figure).print_svg(text, metadata=metadata)  # savefig would draw twice
-    places[:] = places or [ax.get_position(original=True).frozen() for ax in figure.axes]
+    frames.append(tuple(_frame(ax) for ax in figure.axes))
     for each in [figure, *opened]:
         plt.close(each)
     svg = text.getvalue()
@@ -218,6 +262,16 @@ def _svg(figure_function, chosen, places):
     svg = re.sub(r"\s+(?=[^<]*>)", " ", svg)  # white space inside tags
     svg = re.sub(r' d="[^"]*"| (?:x|y)="[^"]*"', _shorten, svg)
     return [line.strip() for line in svg.split("\n") if line.strip()]
+
+
+def _frame(ax):
+    title = ax.get_title() or ax.get_title("left") or ax.get_ylabel()
+    return {
+        "place": ax.get_position(original=True).frozen(),
+        "xlim": ax.get_xlim(),
+        "ylim": ax.get_ylim(),
+        "title": f" ({title})" if title else "",
+    }
 
 
 def _shorten(match):
@@ -247,22 +301,49 @@ def _pack(pictures):
     return list(table), runs
 
 
-_EXPLORE_STYLE = """
-#NAME{max-width:46rem;margin:.5em 0 1em;font:inherit;color:inherit}
-#NAME img{display:block;width:100%;height:auto;background:#fff;border-radius:6px}
-#NAME .dl-controls{margin-top:.5em;padding:.25em .9em;border-radius:8px;
-background:rgba(127,127,127,.1)}
-#NAME .dl-slider{display:grid;grid-template-columns:10em 1fr 4em;column-gap:.9em;align-items:center}
-#NAME label{font-weight:600}
-#NAME input{width:100%;min-width:0;height:44px;margin:0;accent-color:#2b8cc4;cursor:pointer;
-touch-action:pan-y}
-#NAME input:focus-visible{outline:2px solid #2b8cc4;outline-offset:-4px;border-radius:8px}
+# The look of sliders; what a notebook strips of it until it is trusted, the tags carry themselves.
+CONTROLS_STYLE = """
+#NAME{font:inherit;color:inherit}
+#NAME .dl-slider{display:grid;grid-template-columns:11.5em 1fr 4em;column-gap:.9em;
+align-items:center}
+#NAME .dl-slider sub{font-size:.75em;line-height:0}
+#NAME input{accent-color:#2b8cc4;cursor:pointer;touch-action:pan-y}
+#NAME :is(input,button):focus-visible{outline:2px solid #2b8cc4;outline-offset:-4px;
+border-radius:8px}
 #NAME output{font-variant-numeric:tabular-nums;text-align:right;white-space:nowrap}
-#NAME .dl-says{margin:.5em .2em 0;font-size:.95em;line-height:1.45;min-height:2.9em}
 @media (max-width:34rem){#NAME .dl-slider{grid-template:"l o" "i i"/1fr auto;padding-top:.4em}
 #NAME label{grid-area:l}#NAME output{grid-area:o}#NAME input{grid-area:i}}
 @media print{#NAME .dl-controls{display:none}}
 """
+
+
+def slider_html(id, label, word, low, high, value, *, step, disabled=False) -> str:
+    """A labelled slider that says its value.
+
+    Args:
+        id: on the page.
+        label: HTML.
+        word: what it says.
+        low, high, value, step: of the input.
+        disabled: until a script wakes it.
+    """
+    return (
+        f'<div class="dl-slider"><label for="{id}" style="font-weight:600">{label}</label> '
+        f'<input type="range" id="{id}" min="{low}" max="{high}" step="{step}" value="{value}" '
+        f'aria-valuetext="{escape(word)}" autocomplete="off" data-lm-suppress-shortcuts="true"'
+        f'{" disabled" * disabled} style="width:100%;min-width:0;height:44px;margin:0"> '
+        f'<output for="{id}">{escape(word)}</output></div>'
+    )
+
+
+CONTROLS = "margin-top:.5em;padding:.25em .9em;border-radius:8px;background:rgba(127,127,127,.1)"
+_EXPLORE_STYLE = (
+    CONTROLS_STYLE
+    + """
+#NAME img{display:block;border-radius:6px}
+#NAME .dl-says{margin:.5em .2em 0;font-size:.95em;line-height:1.45;min-height:2.9em}
+"""
+)
 
 _EXPLORE_SCRIPT = """
 (function(){
@@ -277,17 +358,18 @@ outs[i].textContent=v;s.setAttribute('aria-valuetext',v);});
 runs=d.runs[at];
 for(k=0;k<runs.length;k+=2)svg.push.apply(svg,d.lines.slice(runs[k],runs[k]+runs[k+1]));
 img.src='data:image/svg+xml,'+encodeURIComponent(svg.join('\\n'));
-img.alt=says.textContent=d.says[at];
+img.alt=d.alts[at];
+if(says)says.textContent=d.says[at];
 }
-sliders.forEach(function(s){s.disabled=false;s.addEventListener('input',show);});
+sliders.forEach(function(s){s.disabled=false;s.oninput=show;});
 })();
 """
 
 
-def _explore_html(name, values, labels, first, pictures, captions, at):
+def _explore_html(name, values, labels, first, pictures, alts, says, at):
     lines, runs = _pack([pictures[at], *pictures])
     texts = [[_label(v) for v in choices] for choices in values.values()]
-    data = {"values": texts, "runs": runs[1:], "lines": lines, "says": captions}
+    data = {"values": texts, "runs": runs[1:], "lines": lines, "says": says, "alts": alts}
     packed = (
         json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         .replace("</", "<\\/")
@@ -296,124 +378,30 @@ def _explore_html(name, values, labels, first, pictures, captions, at):
     picture = "\n".join(pictures[at]).replace("%", "%25").replace('"', "'")
     for sign in "#<>\n":
         picture = picture.replace(sign, f"%{ord(sign):02X}")
-    controls = ""
-    for (key, choices), words in zip(values.items(), texts, strict=True):
-        id, label = f"{name}-{key}", labels.get(key, key.replace("_", " "))
-        value, word = first[key], escape(words[first[key]])
-        controls += (
-            f'<div class="dl-slider"><label for="{id}">{escape(label)}</label>'
-            f'<input type="range" id="{id}" min="0" max="{len(choices) - 1}" step="1" '
-            f'value="{value}" aria-valuetext="{word}" autocomplete="off">'
-            f'<output for="{id}">{word}</output></div>'
+    controls = "".join(
+        slider_html(
+            f"{name}-{key}",
+            escape(labels.get(key, key.replace("_", " "))),
+            words[first[key]],
+            *(0, len(words) - 1, first[key]),
+            step=1,
         )
+        for key, words in zip(values, texts, strict=True)
+    )
+    spoken = f'<p class="dl-says" aria-live="polite">{escape(says[at])}</p>' if says else ""
     return (
-        f'<div class="dl-explore" id="{name}" role="group" aria-label="Interactive figure">'
+        f'<div class="dl-explore" id="{name}" role="group" aria-label="Interactive figure" '
+        'style="max-width:46rem;margin:.5em 0 1em">'
         f"<style>{_EXPLORE_STYLE.replace('NAME', name)}</style>"
-        f'<img class="dl-figure" alt="{escape(captions[at])}" src="data:image/svg+xml,{picture}">'
-        f'<div class="dl-controls">{controls}</div>'
-        f'<p class="dl-says" aria-live="polite">{escape(captions[at])}</p>'
+        f'<img class="dl-figure" alt="{escape(alts[at])}" src="data:image/svg+xml,{picture}" '
+        'style="width:100%;height:auto;background:#fff">'
+        f'<div class="dl-controls" style="{CONTROLS}">{controls}</div>{spoken}'
         f'<script type="application/json" class="dl-states">{packed}</script>'
         f"<script>{_EXPLORE_SCRIPT.replace('NAME', name)}</script></div>"
     )
 
 
-# --- sliders with a kernel --------------------------------------------------------------------
-
-
-def live(
-    figure_function: Callable,
-    *,
-    alt: str,
-    start: dict | None = None,
-    labels: dict | None = None,
-    **ranges,
-):
-    """Redraw a figure for any value of its sliders, where a kernel runs.
-
-    Args:
-        figure_function: called with one value for each slider; returns a figure (or draws on the
-            current one).
-        alt: what the picture shows.
-        start: the slider positions to begin with; the default is the middle.
-        labels: what each slider is called, where its argument's name does not say it.
-        **ranges: (lowest, highest) for each slider. It is logarithmic where both are positive and
-            more than a factor of ten apart.
-
-    Returns:
-        A widget, to be the last line of a cell.
-
-    Raises:
-        ImportError: ipywidgets is not installed.
-        TypeError: no slider, or no text that says what is shown.
-    """
-    try:
-        import ipywidgets as widgets
-    except ImportError as error:
-        raise ImportError(
-            "live sliders need ipywidgets: pip install ipywidgets, then restart the kernel; "
-            "dl.plot.explore works without it"
-        ) from error
-    if not isinstance(alt, str) or not alt.strip():
-        raise TypeError(f"live: alt must be a text that says what is shown, not {brief(alt)}")
-    if not ranges:
-        raise TypeError("live has no slider; pass a range by name, such as lr=(0.01, 1)")
-    labels, start = _keyed("labels", labels, ranges), _keyed("start", start, ranges)
-    sliders = {k: _slider(widgets, k, r, start.get(k), labels.get(k)) for k, r in ranges.items()}
-    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", width="640px"))
-    message = widgets.HTML()
-
-    def redraw(change=None):
-        chosen = {k: s.value for k, s in sliders.items()}
-        try:
-            picture.value = _png(figure_function, chosen)
-        except Exception as error:
-            if change is None:
-                raise
-            message.value = f"<b>{escape(type(error).__name__)}</b>: {escape(str(error))}"
-        else:
-            message.value = escape(alt)
-
-    for slider in sliders.values():
-        slider.observe(redraw, names="value")
-    redraw()
-    shown = ", ".join(
-        f"{k} from {_label(low)} to {_label(high)}" for k, (low, high) in ranges.items()
-    )
-
-    class Live(widgets.VBox):
-        def __repr__(self):
-            return f"live figure: {shown} (move the sliders in a running notebook)"
-
-    return Live([picture, *sliders.values(), message])
-
-
-def _slider(widgets, key, limits, value, label):
-    low, high = _limits(key, limits)
-    log = low > 0 and high / low > 10
-    value = (math.sqrt(low * high) if log else (low + high) / 2) if value is None else float(value)
-    if not low <= value <= high:
-        raise ValueError(f"start: {key}={value:g} is outside its range {low:g} to {high:g}")
-    common = {
-        "value": value,
-        "description": label or key.replace("_", " "),
-        "readout_format": ".3g",
-        "style": {"description_width": "8em"},
-        "layout": widgets.Layout(width="95%", max_width="640px", height="44px"),
-    }
-    if log:
-        return widgets.FloatLogSlider(
-            min=math.log10(low), max=math.log10(high), step=0.01, **common
-        )
-    return widgets.FloatSlider(min=low, max=high, step=(high - low) / 200, **common)
-
-
-def _png(figure_function, chosen):
-    figure, opened = _draw(figure_function, chosen)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=200, metadata={"Software": None}, facecolor="white")
-    for each in [figure, *opened]:
-        plt.close(each)
-    return data.getvalue()
+# --- input ------------------------------------------------------------------------------------
 
 
 def _limits(name, limits):
