@@ -138,6 +138,14 @@ def test_a_taken_port_is_told_in_one_line_with_another_to_try():
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make on this machine")
+@pytest.mark.parametrize("target", ["book", "site"])
+def test_no_page_of_a_removed_chapter_stays(target):
+    command = ["make", "--dry-run", target]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"rm -rf _build/html && \S*jupyter-book build", plan)
+
+
 def test_the_types_that_are_promised_come_along():
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = packed["tool"]["setuptools"]["package-data"]["dlmini"]
