@@ -17,6 +17,7 @@ from dlmini.book.report import inline_html, inline_text
 STEEP = {"about 90 %": 0.9, "about 50 %": 0.5, "about 5 %": 0.05}
 SURVIVE = {"none": (-0.5, 0.5), "one to three": (0.5, 3.5), "four to six": (3.5, 6.5)}
 VALLEYS = ["the round one", "the long one", "both the same"]
+LONGER = "Which valley tolerates the longer step?"
 WHY = "Slopes are nearly normal with spread $\\|g\\|/\\sqrt{P}$, and $P$ is large."
 
 
@@ -321,7 +322,7 @@ def page(shown, open_html):
     def start(theme="", **options):
         dl.predict("gd-best", "With 100 directions, how steep is the best?", STEEP)
         dl.predict("gd-survive", "How many of the six survive?", SURVIVE)
-        dl.predict("gd-longer", "Which valley tolerates the longer step?", VALLEYS)
+        dl.predict("gd-longer", LONGER, VALLEYS)
         dl.reveal("gd-best", 0.0489, WHY, shown="4.9 %")
         dl.reveal("gd-survive", 2, "The others lie beyond $2/\\lambda_{\\max}$.")
         dl.reveal("gd-longer", choice=VALLEYS[2], why="Only the curvature counts.")
@@ -331,6 +332,15 @@ def page(shown, open_html):
         )
 
     return start
+
+
+def served(tab):
+    """The same page from a server: Chromium now and then forgets what a file has stored."""
+    file = tab.url.removeprefix("file://")
+    address = "http://127.0.0.1/chapter"
+    tab.route(address, lambda r: r.fulfill(path=file, content_type="text/html; charset=utf-8"))
+    tab.goto(address)
+    return tab
 
 
 def words(locator):
@@ -404,7 +414,7 @@ def test_a_question_is_a_named_group_of_large_targets(page):
 
 
 def test_a_choice_is_kept_when_the_page_is_opened_again(page):
-    tab = page()
+    tab = served(page())
     radio(tab, "gd-best", "about 90 %").check()
     tab.reload()
     assert radio(tab, "gd-best", "about 90 %").is_checked()
@@ -413,7 +423,7 @@ def test_a_choice_is_kept_when_the_page_is_opened_again(page):
 
 
 def test_a_choice_that_the_question_no_longer_offers_is_no_choice(page):
-    tab = page()
+    tab = served(page())
     tab.evaluate("localStorage.setItem('dlmini:gd-best', 'about 7 %')")
     tab.reload()
     assert tab.locator("#predict-gd-best :checked").count() == 0
@@ -422,7 +432,7 @@ def test_a_choice_that_the_question_no_longer_offers_is_no_choice(page):
 
 
 def test_the_score_counts_and_forgets(page):
-    tab = page()
+    tab = served(page())
     says = tab.locator("#dl-score p")
     forget = tab.get_by_role("button", name="Forget my choices")
     assert says.inner_text() == "You have chosen in none of the 3 questions above."
@@ -513,6 +523,18 @@ def test_without_scripts_the_questions_are_lists_and_the_answers_stand(page):
     assert text(tab, "reveal-gd-longer") == "Measured both the same. Only the curvature counts."
     assert text(tab, "dl-score") == "3 predictions in this chapter The answers"
     assert tab.get_by_role("button").count() == 0
+
+
+def test_before_it_is_run_jupyterlab_shows_the_same(shown, page, open_html):
+    """Its sanitizer takes scripts, styles, handlers and `hidden`; inline styles stay."""
+    page()
+    html = "".join(html for _, html, _ in shown)
+    html = re.sub(r"(?s)<(style|script)>.*?</\1>", "", html).replace(" hidden", "")
+    tab = open_html(html, java_script_enabled=False)
+    assert words(tab.locator("fieldset").last).startswith(f"{LONGER} the round one")
+    assert text(tab, "reveal-gd-longer") == "Measured both the same. Only the curvature counts."
+    assert text(tab, "dl-score") == "3 predictions in this chapter The answers"
+    assert words(tab.locator("body")).count("choice") == 0
 
 
 def test_a_printed_page_has_the_question_and_then_the_answer(page):

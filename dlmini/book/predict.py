@@ -266,6 +266,10 @@ def _together(text):
     return inline_html(text).replace(" %", "\u00a0%")
 
 
+# Until the script runs. JupyterLab takes scripts, <style> and the attribute `hidden` from outputs
+# of a notebook that was not run yet; inline styles stay.
+_HIDDEN = 'style="display:none"'
+
 # Begins each script: `root`, the element that it serves, and the choice kept for an id. `memory`
 # serves where the browser refuses storage. The event "dlmini" tells all outputs of the page.
 _KEEP = """
@@ -275,6 +279,7 @@ function kept(id){try{return localStorage.getItem('dlmini:'+id);}catch(e){return
 function keep(id,choice){memory[id]=choice;
 try{choice?localStorage.setItem('dlmini:'+id,choice):localStorage.removeItem('dlmini:'+id);}
 catch(e){}}
+function see(e,yes){e.style.display=yes?'':'none';}
 function tell(){document.dispatchEvent(new Event('dlmini'));}
 """
 
@@ -286,7 +291,6 @@ font:inherit;color:inherit;line-height:1.45}
 .dl-predict label{display:flex;align-items:center;gap:.5em;margin:0;overflow-wrap:anywhere}
 .dl-predict input{flex:none;width:1.1em;height:1.1em;margin:0;accent-color:#2b8cc4}
 .dl-predict small{display:block;margin-top:.5em;font-size:.85em;opacity:.85}
-.dl-predict [hidden]{display:none}
 @media screen{.dl-predict.dl-on .dl-choices{display:flex;flex-wrap:wrap;gap:.5em}
 .dl-on label{box-sizing:border-box;min-height:44px;padding:.3em .9em;cursor:pointer;
 border:1px solid rgba(127,127,127,.8);border-radius:6px}
@@ -294,7 +298,7 @@ border:1px solid rgba(127,127,127,.8);border-radius:6px}
 .dl-on label:has(:checked){border-color:#2b8cc4;box-shadow:inset 0 0 0 1px #2b8cc4;
 background:rgba(43,140,196,.15)}
 .dl-on label:has(:focus-visible){outline:2px solid #2b8cc4;outline-offset:2px}}
-@media print{.dl-predict{padding:0;border:0}.dl-predict :is(input,small){display:none}
+@media print{.dl-predict{padding:0;border:0}.dl-predict :is(input,small){display:none!important}
 .dl-predict label{display:list-item;margin-left:1.5em;list-style:circle}}
 """
 
@@ -303,8 +307,8 @@ var inputs=[].slice.call(root.querySelectorAll('input')),id=root.dataset.id;
 function show(){var v=kept(id);inputs.forEach(function(i){i.checked=i.value===v;});}
 root.addEventListener('change',function(e){keep(id,e.target.value);tell();});
 document.addEventListener('dlmini',show);
-root.classList.add('dl-on');root.querySelector('small').hidden=false;show();
-if(!root.querySelector(':checked'))keep(id);
+root.classList.add('dl-on');see(root.querySelector('small'),true);show();
+if(kept(id)&&!root.querySelector(':checked'))keep(id);
 """
 
 
@@ -324,7 +328,8 @@ def _asked_html(id, asked):
         f'<form class="dl-predict" id="predict-{id}" data-id="{id}" method="dialog">'
         f"<style>{_ASK_STYLE}</style><fieldset><legend>{_together(asked.text)}</legend>"
         f'<div class="dl-choices">{choices}</div></fieldset>'
-        "<small hidden>Choose before you read on; your choice is kept in this browser only.</small>"
+        f"<small {_HIDDEN}>Choose before you read on; your choice is kept in this browser only."
+        "</small>"
         f"{_script('dl-predict', f'predict-{id}', _ASK_SCRIPT)}</form>"
     )
 
@@ -333,13 +338,12 @@ _REVEAL_SCRIPT = """
 function show(){
 var v=kept(root.dataset.id),known=false;
 root.querySelectorAll('[data-choice]').forEach(function(b){
-b.hidden=b.dataset.choice!==v;known=known||!b.hidden;});
+var same=b.dataset.choice===v;see(b,same);known=known||same;});
 var right=known&&v===root.dataset.right,mark=root.querySelector('[role=img]');
 mark.textContent=right?'✓':'✗';mark.setAttribute('aria-label',right?'foreseen':'not foreseen');
-root.querySelector('.dl-said').hidden=!known;
+see(root.querySelector('.dl-said'),known);see(root.querySelector('small'),!known);
 root.querySelector('.dl-word').textContent=known?'measured':'Measured';
-root.querySelectorAll('.dl-right').forEach(function(r){r.hidden=right;});
-root.querySelector('small').hidden=known;
+root.querySelectorAll('.dl-right').forEach(function(r){see(r,!right);});
 }
 document.addEventListener('dlmini',show);show();
 """
@@ -348,7 +352,7 @@ document.addEventListener('dlmini',show);show();
 def _revealed_html(id, asked):
     shown, right = asked.answer["shown"], asked.answer["right"]
     said = "".join(
-        f'<strong data-choice="{escape(inline_text(label))}" hidden>{_together(label)}</strong>'
+        f'<strong data-choice="{escape(inline_text(label))}">{_together(label)}</strong>'
         for label in asked.values
     )
     if shown:
@@ -362,12 +366,12 @@ def _revealed_html(id, asked):
         f'<div class="dl-reveal" id="reveal-{id}" data-id="{id}" '
         f'data-right="{escape(inline_text(right))}" '
         f'style="{LINE_STYLE.format(hue="#2b8cc4")};border-left:6px double #2b8cc4">'
-        "<style>.dl-reveal [hidden]{display:none}.dl-reveal small{opacity:.85}"
-        "@media print{.dl-reveal small{display:none}}</style>"
-        '<span class="dl-said" hidden><span role="img"></span> You said '
+        "<style>.dl-reveal small{opacity:.85}"
+        "@media print{.dl-reveal small{display:none!important}}</style>"
+        f'<span class="dl-said" {_HIDDEN}><span role="img"></span> You said '
         f"{said}; </span>"
         f'<span class="dl-word">Measured</span> {answer}. {_together(asked.answer["why"])} '
-        "<small hidden>No choice of yours was found; next time, commit first.</small>"
+        f"<small {_HIDDEN}>No choice of yours was found; next time, commit first.</small>"
         f"{_script('dl-reveal', f'reveal-{id}', _REVEAL_SCRIPT)}</div>"
     )
 
@@ -382,8 +386,7 @@ font:inherit;color:inherit;line-height:1.45}
 .dl-score button{margin-top:.5em;padding:0 .9em;background:transparent;
 border:1px solid rgba(127,127,127,.8);border-radius:6px}
 .dl-score :is(button,summary):focus-visible{outline:2px solid #2b8cc4;outline-offset:2px}
-.dl-score [hidden]{display:none}
-@media print{.dl-score button{display:none}}
+@media print{.dl-score button{display:none!important}}
 """
 
 _SCORE_SCRIPT = """
@@ -392,12 +395,12 @@ var button=root.querySelector('button');
 function show(){
 var said=0,right=0,n=items.length;
 items.forEach(function(item){
-var v=kept(item.dataset.id),good=v===item.dataset.right,mark=item.querySelector('[role=img]');
-said+=!!v;right+=good;mark.hidden=!v;mark.textContent=good?'✓ ':'✗ ';
-mark.setAttribute('aria-label',good?'foreseen':'not foreseen');});
+var v=kept(item.dataset.id),good=v===item.dataset.right,mark=item.querySelector('span');
+said+=!!v;right+=good;mark.innerHTML=v?'<span role="img" aria-label="'+
+(good?'foreseen">✓':'not foreseen">✗')+'</span> ':'';});
 says.textContent=said?'You foresaw '+right+' of '+n+(said<n?'; '+(n-said)+' without a choice':'')+
 '.':'You have chosen in none of the '+n+' questions above.';
-button.hidden=!said;
+see(button,said);
 }
 button.addEventListener('click',function(){
 items.forEach(function(item){keep(item.dataset.id);});tell();root.querySelector('summary').focus();});
@@ -408,7 +411,7 @@ document.addEventListener('dlmini',show);show();
 def _score_html(questions):
     items = "".join(
         f'<li data-id="{id}" data-right="{escape(inline_text(asked.answer["right"]))}">'
-        f'<span role="img" hidden></span><a href="#reveal-{id}">'
+        f'<span></span><a href="#reveal-{id}">'
         f"{_together(asked.text)}</a> {_together(_finding(asked.answer))}</li>"
         for id, asked in questions.items()
     )
@@ -416,7 +419,7 @@ def _score_html(questions):
         f'<div class="dl-score" id="dl-score"><style>{_SCORE_STYLE}</style>'
         f'<p aria-live="polite">{_counted(questions)} in this chapter</p>'
         f"<details><summary>The answers</summary><ol>{items}</ol></details>"
-        '<button type="button" hidden>Forget my choices</button>'
+        f'<button type="button" {_HIDDEN}>Forget my choices</button>'
         f"{_script('dl-score', 'dl-score', _SCORE_SCRIPT)}</div>"
     )
 
