@@ -199,15 +199,15 @@ def describe() -> str:
     device = "the CPU"
     if _State.device not in (None, "cpu"):
         device = str(_State.device)
-        if on_gpu(_State):
+        if device.startswith("cuda"):
             device = _State.library.cuda.get_device_name(device)
     name = "NumPy" if _State.name == "numpy" else _State.name
     return f"{name} on {device}, {_State.dtype}"
 
 
-def on_gpu(x: Any) -> bool:
-    """Whether the array `x` lies on a GPU, where errors come late and reading a number waits."""
-    return x.__class__ is not np.ndarray and str(x.device).startswith("cuda")
+def on_host(x: Array) -> bool:
+    """Whether the array `x` is the CPU's; elsewhere errors come late and reading numbers waits."""
+    return x.__class__ is np.ndarray or str(x.device) == "cpu"
 
 
 def has_numbers(x: Array) -> bool:

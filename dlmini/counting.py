@@ -386,15 +386,29 @@ _SUMS = {"sum", "mean", "amax", "amin", "max", "min", "prod", "cumsum", "logsume
 _MOVES = {"clone", "copy", "copy_", "_to_copy", "where", "fill", "fill_", "masked_fill"}
 
 
-def _torch_mode(meter: _Meter) -> Any:
-    """A context in which all operations of torch are noted."""
+@contextlib.contextmanager
+def _torch_mode(meter: _Meter) -> Iterator[None]:
+    """Within this block all operations of torch are noted."""
     import torch
+    from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    matmuls = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__}
+    of_vector = False  # torch makes a matrix of a vector before we see it
+
+    class Calls(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            nonlocal of_vector
+            of_vector = function in matmuls and 1 in (args[0].ndim, args[1].ndim)
+            try:
+                return function(*args, **(kwargs or {}))
+            finally:
+                of_vector = False
 
     def tensors(values: Any) -> list[Any]:
         return [a for _, a in _arrays("", values)]
 
-    class Mode(TorchDispatchMode):
+    class Work(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             given = tensors((args, kwargs or {}))
             for t in given:
@@ -408,7 +422,9 @@ def _torch_mode(meter: _Meter) -> Any:
             if not (results and any(t.is_floating_point() or t.is_complex() for t in given)):
                 return z
             size = results[0].numel()
-            if name in _PRODUCTS:
+            if name in _PRODUCTS and of_vector:
+                others = 2 * args[_PRODUCTS[name]].shape[-1] * size
+            elif name in _PRODUCTS:
                 products = 2 * args[_PRODUCTS[name]].shape[-1] * size
                 others = size if name in ("addmm", "baddbmm") else 0
             elif name in _VECTOR_PRODUCTS:
@@ -423,7 +439,8 @@ def _torch_mode(meter: _Meter) -> Any:
                 meter.ran(name, products, others)
             return z
 
-    return Mode()
+    with Calls(), Work():
+        yield
 
 
 # --- the run --------------------------------------------------------------------------------------

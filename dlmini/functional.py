@@ -815,8 +815,9 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
     try:
         # A negative index would count from the end. Asked where the labels were given: those on
         # the host need not wait for a GPU.
-        fits = not backend.has_numbers(given) or int(xp(given).min(given)) >= 0
-        if fits and backend.on_gpu(z):  # which would not raise beyond the last class
+        readable = backend.has_numbers(given)
+        fits = not readable or int(xp(given).min(given)) >= 0
+        if fits and readable and not backend.on_host(z):  # a GPU does not raise beyond the end
             fits = int(given.max()) < classes
         if fits:
             return _cross_entropy(logits, labels=numbers, memo={})
