@@ -15,14 +15,17 @@ Everything a page loads is served by the site itself, so that the built folder w
 network, from any static server, and from the file system (all but the excerpts of the search).
 """
 
+import ast
 import os
 import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
 from docutils.transforms import Transform
+from sphinx.util.docutils import SphinxDirective
 
 # The part of MathJax 3 that turns TeX into HTML: fonts, extensions loaded on demand, accessibility.
 MATHJAX = ["tex-chtml.js", "input/tex/extensions", "output/chtml/fonts", "a11y", "sre", "ui"]
@@ -131,6 +134,22 @@ def close_caption(self, node):
     self.body.append("</figcaption>\n")
 
 
+class PlayFigure(SphinxDirective):
+    """```{play} valley: `dl.plot.play` on a page that is no notebook; options are its arguments."""
+
+    required_arguments = 1
+    option_spec: ClassVar = dict.fromkeys(
+        ("name", "alt", "lr", "momentum", "kappa", "curvature", "start", "steps"), str
+    )
+
+    def run(self):
+        from dlmini.book.play import play
+
+        words = {"name", "alt"}
+        given = {k: v if k in words else ast.literal_eval(v) for k, v in self.options.items()}
+        return [nodes.raw("", play(self.arguments[0], **given).html, format="html")]
+
+
 def repository_links(app, config):
     """Where the repository is known, as it is in CI, link to it; elsewhere show no such button."""
     repository = os.environ.get("GITHUB_REPOSITORY")
@@ -188,6 +207,7 @@ def setup(app):
     app.add_node(dl_figure, html=(open_figure, close_figure))
     app.add_node(dl_caption, html=(open_caption, close_caption))
     app.add_transform(Places)
+    app.add_directive("play", PlayFigure)
     app.connect("config-inited", repository_links, priority=100)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
