@@ -745,7 +745,7 @@ def trace(
         dotted name ↦ `Activation`, residual blocks and other modules of modules after what they
         hold; Sequentials are left out. The second call of a layer is "name:2".
     """
-    names = {id(module): name for name, module in net.named_modules()}
+    names = {id(module): name for name, module in reversed(list(net.named_modules()))}
     calls: dict[str, tuple[Module, Any]] = {}
 
     def watch(module: Module, _: Any, z: Any) -> None:

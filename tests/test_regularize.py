@@ -260,6 +260,49 @@ def test_sam_in_the_words_of_a_training_loop_is_the_same(backend):
     assert not np.array_equal(one.numpy(), [1.0, -2.0])
 
 
+class Noisy(dl.nn.Module):
+    """Notes its masks: where dropout left something of a row of ones."""
+
+    def __init__(self):
+        self.net = dl.nn.Sequential(dl.nn.Linear(3, 50), dl.nn.BatchNorm1d(50))
+        self.masks = []
+
+    def forward(self, x):
+        z = self.net(x)
+        mask = regularize.dropout(z * 0.0 + 1.0, 0.5)
+        self.masks.append(mask.numpy() > 0)
+        return z * mask
+
+
+def by_fit(net, sam, x):
+    y = np.zeros((9, 50))
+    dl.train.fit(net, dl.mse_loss, x, y, sam, 2, batch_size=9, rng=np.random.default_rng(0))
+
+
+def by_steps(net, sam, x):
+    for _ in range(2):
+        sam.step(lambda: dl.mse_loss(net(x), np.zeros((9, 50))))
+
+
+@pytest.mark.parametrize("train", [by_fit, by_steps])
+def test_the_second_pass_of_sam_repeats_the_first(backend, train):
+    """Both gradients are of one function, and the batch counts once, at θ."""
+    dl.seed(0)
+    net, x = Noisy(), dl.asarray(rng.standard_normal((9, 3)))
+    first = dl.ops.mean(net.net[0](x), 0).numpy()
+    draws = dl.backend.stream().bit_generator.state
+    train(net, regularize.SAM(optim.SGD(net.parameters(), lr=1e-9)), x)
+    a, again, b, once_more = net.masks
+    assert (a == again).all()
+    assert (b == once_more).all()
+    assert (a != b).any()
+    assert dl.to_numpy(net.net[1].running_mean) == pytest.approx(first * (0.1 + 0.9 * 0.1))
+    stream = dl.backend.stream()
+    after, stream.bit_generator.state = stream.bit_generator.state, draws
+    stream.random((2, 9, 50))  # one draw a step
+    assert stream.bit_generator.state == after
+
+
 def test_sam_at_a_stationary_point_stays():
     p = parameter(0.0, 0.0)
     regularize.SAM(optim.SGD([p], lr=0.1)).step(lambda: quadratic(p))
