@@ -115,6 +115,46 @@ def first_picture(html):
     return source.replace("%3C", "<").replace("%3E", ">").replace("%23", "#").replace("%25", "%")
 
 
+def forgetting(keep, steps):
+    """(1 − β) βᵗ, how much an exponential average remembers of what it saw t steps ago."""
+    curve = [[t, (1 - keep) * keep**t] for t in range(steps + 1)]
+    return {
+        "role": "gd", "marks": {"memory": curve}, "numbers": {"sum": sum(y for _, y in curve)},
+        "says": {"sum": module.num(1 - keep ** (steps + 1), 3)},
+    }  # fmt: skip
+
+
+FORGETTING = """
+// scene: forgetting
+function forgetting({keep, steps}) {
+  const memory = [...Array(steps + 1).keys()].map(t => [t, (1 - keep) * keep ** t]);
+  return {role: 'gd', marks: {memory}, numbers: {sum: memory.reduce((s, p) => s + p[1], 0)},
+    says: {sum: num(1 - keep ** (steps + 1))}};
+}
+"""
+
+
+def test_a_scene_is_a_function_in_two_languages_and_what_it_is_drawn_with(open_html, monkeypatch):
+    scene = module.Scene(
+        what="an average that forgets", defaults={"keep": 0.9, "steps": 30}, unit="",
+        sliders={"keep": module.Slider("β", 0, 0.99)}, compute=forgetting,
+        labels={"sum": "remembered of {steps} steps"},
+        panels=lambda steps, keep: {
+            "memory": module.Panel((46, 20, 426, 150), (0, steps), (0, 1), xlabel="step")
+        },
+        marks={"memory": module.Mark("memory", "line", module._LINE)},
+    )  # fmt: skip
+    source = module._source() + FORGETTING
+    monkeypatch.setitem(module._SCENES, "forgetting", scene)
+    monkeypatch.setattr(module, "_source", lambda: source)
+    tab = open_html(plot.play("forgetting", name="forget", alt=ALT, keep=0.5).html)
+    slide(tab, "forget-keep", 0.8)
+    page = state(tab, "forget")
+    assert page.pop("state") == {"keep": 0.8, "steps": 30}
+    assert same(page, forgetting(0.8, 30))
+    assert not tab.trouble
+
+
 # --- the output ----------------------------------------------------------------------------------
 
 

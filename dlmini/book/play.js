@@ -101,11 +101,6 @@ function run(root, scene) {
   const svg = one('svg'), handle = one('[data-mark=start]'), width = svg.viewBox.baseVal.width;
   svg.setAttribute('role', 'group');
   svg.setAttribute('aria-label', image.alt);
-  handle.setAttribute('role', 'slider');
-  handle.setAttribute('tabindex', 0);
-  handle.setAttribute('aria-label', 'start; drag it, or move it with the arrow keys');
-  handle.setAttribute('aria-valuemin', panels[marks.start[0]].x[0]);
-  handle.setAttribute('aria-valuemax', panels[marks.start[0]].x[1]);
   let later;
 
   const place = (p, [x, y]) => {
@@ -149,8 +144,11 @@ function run(root, scene) {
       input.setAttribute('aria-valuetext', text);
       all('output')[i].textContent = text;
     });
-    handle.setAttribute('aria-valuenow', state.start[0]);
-    handle.setAttribute('aria-valuetext', drag.names.map((n, i) => `${n} = ${num(state.start[i])}`).join(', '));
+    if (handle) {
+      handle.setAttribute('aria-valuenow', state.start[0]);
+      handle.setAttribute('aria-valuetext',
+        drag.names.map((n, i) => `${n} = ${num(state.start[i])}`).join(', '));
+    }
     clearTimeout(later);  // a screen reader hears the outcome once the hand rests
     later = setTimeout(() => {
       one('.dl-heard').textContent = all('.dl-numbers span').map(s => s.textContent).join('; ');
@@ -158,22 +156,13 @@ function run(root, scene) {
     root.dlState = () => JSON.parse(JSON.stringify({state, ...now}));
   }
 
-  const move = point => {
-    const p = panels[marks.start[0]], ends = [p.x, p.y];
-    state.start = state.start.map((_, i) =>
-      +Math.min(ends[i][1], Math.max(ends[i][0], point[i])).toFixed(2));
-    one('.dl-hint').style.display = 'none';
-    show();
-  };
-  const slide = (input, s) => {
-    const v = s.log ? +(10 ** input.value).toPrecision(2) : +(+input.value).toFixed(s.digits);
-    state[s.key] = v;
-    show();
-  };
-
   inputs.forEach((input, i) => {
+    const {key, log, digits} = sliders[i];
     input.disabled = false;
-    input.oninput = () => slide(input, sliders[i]);
+    input.oninput = () => {  // rounded: the value that is shown is the value that is used
+      state[key] = +(log ? (10 ** input.value).toPrecision(2) : (+input.value).toFixed(digits));
+      show();
+    };
   });
   one('button').disabled = false;
   one('button').onclick = () => {
@@ -182,31 +171,48 @@ function run(root, scene) {
     show();
   };
 
-  let grip = null;
-  const pointer = e => {
-    const p = panels[marks.start[0]], [left, top, w, h] = p.box, r = svg.getBoundingClientRect();
-    return [p.x[0] + ((e.clientX - r.left) / r.width * width - left) / w * (p.x[1] - p.x[0]),
-      p.y[1] - ((e.clientY - r.top) / r.width * width - top) / h * (p.y[1] - p.y[0])];
-  };
-  handle.onpointerdown = e => {
-    if (e.button) return;
-    const at = pointer(e);
-    grip = state.start.map((x, i) => x - at[i]);
-    handle.setPointerCapture(e.pointerId);
-    e.preventDefault();
-    handle.focus({preventScroll: true});
-  };
-  handle.onpointermove = e => { if (grip) { const at = pointer(e); move(grip.map((x, i) => x + at[i])); } };
-  handle.onpointerup = handle.onpointercancel = () => { grip = null; };
-  handle.ontouchstart = e => e.preventDefault();  // some browsers do not look for touch-action in SVG
-  handle.onkeydown = e => {
-    const by = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1]}[e.key];
-    if (!by || e.ctrlKey || e.metaKey || e.altKey) return;
-    const step = drag.step * (e.shiftKey ? 4 : 1), flat = state.start.length < 2;
-    move(state.start.map((x, i) => x + step * (flat ? by[0] || by[1] : by[i])));
-    e.preventDefault();
-    e.stopPropagation();
-  };
+  if (handle) dragged(panels[marks.start[0]]);
   show();
   clearTimeout(later);
+
+  function dragged(p) {
+    const [left, top, w, h] = p.box, ends = [p.x, p.y];
+    const label = {role: 'slider', tabindex: 0, 'aria-valuemin': p.x[0], 'aria-valuemax': p.x[1],
+      'aria-label': 'start; drag it, or move it with the arrow keys'};
+    for (const name in label) handle.setAttribute(name, label[name]);
+    const move = point => {
+      state.start = state.start.map((_, i) =>
+        +Math.min(ends[i][1], Math.max(ends[i][0], point[i])).toFixed(2));
+      one('.dl-hint').style.display = 'none';
+      show();
+    };
+    const pointer = e => {
+      const r = svg.getBoundingClientRect(), scale = width / r.width;
+      return [p.x[0] + ((e.clientX - r.left) * scale - left) / w * (p.x[1] - p.x[0]),
+        p.y[1] - ((e.clientY - r.top) * scale - top) / h * (p.y[1] - p.y[0])];
+    };
+    let grip = null;  // from the pointer to the start
+    handle.onpointerdown = e => {
+      if (e.button) return;
+      const at = pointer(e);
+      grip = state.start.map((x, i) => x - at[i]);
+      handle.setPointerCapture(e.pointerId);
+      e.preventDefault();
+      handle.focus({preventScroll: true});
+    };
+    handle.onpointermove = e => {
+      const at = pointer(e);
+      if (grip) move(grip.map((x, i) => x + at[i]));
+    };
+    handle.onpointerup = handle.onpointercancel = () => { grip = null; };
+    handle.ontouchstart = e => e.preventDefault();  // where touch-action is not seen inside an SVG
+    handle.onkeydown = e => {
+      const by = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1]}[e.key];
+      if (!by || e.ctrlKey || e.metaKey || e.altKey) return;
+      const step = drag.step * (e.shiftKey ? 4 : 1), flat = state.start.length < 2;
+      move(state.start.map((x, i) => x + step * (flat ? by[0] || by[1] : by[i])));
+      e.preventDefault();
+      e.stopPropagation();
+    };
+  }
 }

@@ -63,14 +63,14 @@ class Scene:
 
     Attributes:
         what: it shows, in a few words.
-        defaults: of its settings. One called "start" is dragged about its panel.
-        unit: the setting that `lr` is multiplied by, so that a slider moves η·λmax.
+        defaults: of its settings; "steps" is the number of them, "start" a point that is dragged.
+        unit: the setting that `lr` is multiplied by, so that a slider moves η·λmax; or "".
         sliders: by setting.
         compute: settings ↦ the role of the run, marks, numbers and what is said of them.
         labels: of what is said.
         panels: settings ↦ the axes.
         marks: what is drawn, lowest first.
-        axes: the names of the start's coordinates; its panel is that of the mark "start".
+        axes: the names of the start's coordinates; the mark "start" shows it, in its panel.
         step: how far an arrow key moves the start.
     """
 
@@ -82,8 +82,8 @@ class Scene:
     labels: dict[str, str]
     panels: Callable[..., dict[str, Panel]]
     marks: dict[str, Mark]
-    axes: tuple[str, ...]
-    step: float
+    axes: tuple[str, ...] = ()
+    step: float = 0
 
 
 # --- arithmetic, as in play.js ------------------------------------------------------------------
@@ -353,22 +353,31 @@ def _state(scene, name, settings):
         raise ValueError(f"play {name!r}: steps is {brief(steps)}; give a number from 1 to 500")
     try:
         state: dict = {k: float(v) for k, v in given.items() if k not in ("start", "steps")}
-        start = np.array(given["start"], dtype=float).reshape(-1).tolist()
+        if scene.axes:
+            state["start"] = np.array(given["start"], dtype=float).reshape(-1).tolist()
     except (TypeError, ValueError):
         raise TypeError(f"play {name!r}: settings must be numbers, not {brief(settings)}") from None
-    for key in ("lr", scene.unit):
-        if not 0 < state[key] < math.inf:
-            raise ValueError(f"play {name!r}: {key} is {state[key]:g}; give a number > 0")
-    state["lr"] = float(f"{state['lr'] * state[scene.unit]:.12g}")
-    state |= {"start": start, "steps": steps}
+    state["steps"] = steps
+    if scene.unit:
+        for key in ("lr", scene.unit):
+            if not 0 < state[key] < math.inf:
+                raise ValueError(f"play {name!r}: {key} is {state[key]:g}; give a number > 0")
+        state["lr"] = float(f"{state['lr'] * state[scene.unit]:.12g}")
+    if scene.axes:
+        _check_start(scene, name, state)
+    return state
+
+
+def _check_start(scene, name, state):
     panel = scene.panels(**state)[scene.marks["start"].panel]
-    room = dict(zip(scene.axes, (panel.x, panel.y), strict=False))
+    room, start = dict(zip(scene.axes, (panel.x, panel.y), strict=False)), state["start"]
     if len(start) != len(room) or not all(
         low <= s <= high for s, (low, high) in zip(start, room.values(), strict=True)
     ):
         wanted = ", ".join(f"{axis} from {low:g} to {high:g}" for axis, (low, high) in room.items())
-        raise ValueError(f"play {name!r}: start is {brief(given['start'])}; give {wanted}")
-    return state
+        raise ValueError(
+            f"play {name!r}: start is {', '.join(f'{x:g}' for x in start)}; give {wanted}"
+        )
 
 
 def _sliders(scene, name, state, ranges):
@@ -495,7 +504,7 @@ def _frame(panel):
         rows.append(f'<text x="{left}" y="{top - 10}" fill="currentColor">{panel.title}</text>')
     x = left + width
     for stroke, words in reversed(panel.legend):
-        wide = 8 * len(words) + 6
+        wide = 8.8 * len(words) + 4
         rows.append(
             f'<text x="{_tenths(x)}" y="{top - 10}" text-anchor="end" {ink}>{words}</text>'
             f'<path d="M{_tenths(x - wide - 20, top - 14.5)}h20" {stroke}/>'
@@ -552,7 +561,7 @@ line-height:1;color:inherit;background:none;border:1px solid rgba(127,127,127,.5
 border-radius:22px;cursor:pointer}
 html[data-theme=dark] #NAME,html[theme=dark] #NAME,body[data-jp-theme-light=false] #NAME,
 .vscode-dark #NAME{color-scheme:dark}
-ROLES@media print{#NAME button{display:none}}
+ROLES@media print{#NAME button,#NAME .dl-hint{display:none}}
 @media (max-width:34rem){#NAME .dl-numbers{grid-template-columns:repeat(3,auto)}
 #NAME button{grid-area:1/3/3;align-self:center}#NAME svg text{font-size:16.5px}
 #NAME .dl-numbers{font-size:.88em}}
@@ -609,10 +618,13 @@ def _play_html(scene, name, alt, state, sliders, now, labels):
     )
 
 
+def _source():
+    return (files(__package__) / "play.js").read_text(encoding="utf-8")
+
+
 def _script(scene, name):
     """The runtime and one scene, without indentation and remarks."""
-    text = (files(__package__) / "play.js").read_text(encoding="utf-8")
-    text = re.sub(r"(?m)^\s+|\s*(?:^|\s)// (?!scene|runtime).*$", "", text)
+    text = re.sub(r"(?m)^\s+|\s*(?:^|\s)// (?!scene|runtime).*$", "", _source())
     shared, *parts = re.split(r"(?m)^// (?:scene: )?(\w+)\n", text)
     chosen = dict(zip(parts[::2], parts[1::2], strict=True))
     return (

@@ -304,15 +304,15 @@ def _pack(pictures):
 # The look of sliders; what a notebook strips of it until it is trusted, the tags carry themselves.
 CONTROLS_STYLE = """
 #NAME{font:inherit;color:inherit}
-#NAME .dl-slider{display:grid;grid-template-columns:11.5em 1fr 4em;column-gap:.9em;
+#NAME .dl-slider{display:grid;grid-template:"l i o"/11.5em 1fr 4em;column-gap:.9em;
 align-items:center}
+#NAME label{grid-area:l}#NAME output{grid-area:o}#NAME input{grid-area:i}
 #NAME .dl-slider sub{font-size:.75em;line-height:0}
 #NAME input{accent-color:#2b8cc4;cursor:pointer;touch-action:pan-y}
 #NAME :is(input,button):focus-visible{outline:2px solid #2b8cc4;outline-offset:-4px;
 border-radius:8px}
 #NAME output{font-variant-numeric:tabular-nums;text-align:right;white-space:nowrap}
-@media (max-width:34rem){#NAME .dl-slider{grid-template:"l o" "i i"/1fr auto;padding-top:.4em}
-#NAME label{grid-area:l}#NAME output{grid-area:o}#NAME input{grid-area:i}}
+@media (max-width:34rem){#NAME .dl-slider{grid-template:"l o" "i i"/1fr auto;padding-top:.4em}}
 @media print{#NAME .dl-controls{display:none}}
 """
 
@@ -329,10 +329,10 @@ def slider_html(id, label, word, low, high, value, *, step, disabled=False) -> s
     """
     return (
         f'<div class="dl-slider"><label for="{id}" style="font-weight:600">{label}</label> '
+        f'<output for="{id}">{escape(word)}</output> '
         f'<input type="range" id="{id}" min="{low}" max="{high}" step="{step}" value="{value}" '
         f'aria-valuetext="{escape(word)}" autocomplete="off" data-lm-suppress-shortcuts="true"'
-        f'{" disabled" * disabled} style="width:100%;min-width:0;height:44px;margin:0"> '
-        f'<output for="{id}">{escape(word)}</output></div>'
+        f'{" disabled" * disabled} style="width:100%;min-width:0;height:44px;margin:0"></div>'
     )
 
 
