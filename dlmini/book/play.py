@@ -16,13 +16,19 @@ from .sliders import CONTROLS, CONTROLS_STYLE, Shown, _check_name, _limits, slid
 
 __all__ = ["Play", "play"]
 
-WIDTH = 480  # of a picture; its letters are then as large as in the book's other figures
-TOO_LARGE, TARGET = 1e12, 1e-6
+WIDTH = 480  #: of a picture; its letters are then as large as in the book's other figures
+TOO_LARGE, TARGET = 1e12, 1e-6  #: a loss, in units of the first: diverged, and arrived
 
 
 @dataclass(frozen=True)
 class Slider:
-    """One setting: its label (HTML), its range, and whether it moves in powers of ten."""
+    """One setting.
+
+    Attributes:
+        label: HTML.
+        low, high: its range.
+        log: whether it moves in powers of ten.
+    """
 
     label: str
     low: float
@@ -32,23 +38,37 @@ class Slider:
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes: (left, top, width, height) on the picture, limits in data units, what is written."""
+    """Axes, and what is written at them.
+
+    Attributes:
+        box: (left, top, width, height) on the picture.
+        x, y: limits in data units.
+        log: whether y is in powers of ten.
+        title: above.
+        xlabel: before the last tick.
+        inside: (left, top, anchor, text) of each remark.
+        legend: (stroke, text) of each line.
+    """
 
     box: tuple[float, float, float, float]
     x: tuple[float, float]
     y: tuple[float, float]
-    log: bool = False  # the scale of y
+    log: bool = False
     title: str = ""
-    xlabel: str = ""  # before the last tick
-    inside: tuple[tuple[float, float, str, str], ...] = ()  # (left, top, anchor, text)
-    legend: tuple[tuple[str, str], ...] = ()  # (stroke, text)
+    xlabel: str = ""
+    inside: tuple[tuple[float, float, str, str], ...] = ()
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something drawn from points: a line, a path, dots, rings or the handle of the start.
+    """Something drawn from points.
 
-    With `run`, it has the colour of the run; else `look` names one.
+    Attributes:
+        panel: in which panel.
+        kind: a line, a path, dots, rings or the handle of the start.
+        look: a colour by name.
+        run: whether it has the colour of the run instead.
     """
 
     panel: str

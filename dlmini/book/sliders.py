@@ -18,7 +18,7 @@ from .report import brief
 
 __all__ = ["Explore", "explore"]
 
-LIMIT = 150_000  # bytes of one interactive figure, gzipped
+LIMIT = 150_000  #: bytes of one interactive figure, gzipped
 
 
 class Shown:
@@ -301,9 +301,9 @@ def _pack(pictures):
     return list(table), runs
 
 
-# The look of sliders; what a notebook strips of it until it is trusted, the tags carry themselves.
+#: The look of sliders; what a notebook strips of it until it is trusted, the tags carry themselves.
 CONTROLS_STYLE = """
-#NAME{font:inherit;color:inherit}
+#NAME{font:inherit;color:inherit;text-align:left}
 #NAME .dl-slider{display:grid;grid-template:"l i o"/11.5em 1fr 4em;column-gap:.9em;
 align-items:center}
 #NAME label{grid-area:l}#NAME output{grid-area:o}#NAME input{grid-area:i}
@@ -336,6 +336,7 @@ def slider_html(id, label, word, low, high, value, *, step, disabled=False) -> s
     )
 
 
+#: The look of the box around sliders.
 CONTROLS = "margin-top:.5em;padding:.25em .9em;border-radius:8px;background:rgba(127,127,127,.1)"
 _EXPLORE_STYLE = (
     CONTROLS_STYLE
