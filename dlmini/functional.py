@@ -690,10 +690,10 @@ def probability(name: str, value: Any) -> float:
 
 
 # Some of the examples, and their results put back among zeros: each other's derivative.
-_placed: Op
-take_rows = op(
+_place_rows: Op
+_take_rows = op(
     lambda x, rows, n: x[rows],
-    lambda g, z, x, rows, n: _placed(g, rows=rows, n=n),
+    lambda g, z, x, rows, n: _place_rows(g, rows=rows, n=n),
     name="take_rows",
     jvp="linear",
 )
@@ -705,9 +705,9 @@ def _place_forward(x, rows, n):
     return out
 
 
-place_rows = _placed = op(
+_place_rows = op(
     _place_forward,
-    lambda g, z, x, rows, n: take_rows(g, rows=rows, n=n),
+    lambda g, z, x, rows, n: _take_rows(g, rows=rows, n=n),
     name="place_rows",
     jvp="linear",
 )

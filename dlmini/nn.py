@@ -405,8 +405,8 @@ class Residual(Module):
             mask = kept.reshape(-1, *[1] * (x.ndim - 1))
             return self._of(x) * (backend.like(mask, ops.raw(x)) * scale)
         rows, n = backend.integers(np.flatnonzero(kept), ops.raw(x)), x.shape[0]
-        some = self._of(functional.take_rows(x, rows=rows, n=n))
-        return functional.place_rows(some * scale, rows=rows, n=n)
+        some = self._of(functional._take_rows(x, rows=rows, n=n))
+        return functional._place_rows(some * scale, rows=rows, n=n)
 
     def __repr__(self) -> str:
         return f"Residual({self.branch!r})"

@@ -29,6 +29,7 @@ def positive(*shape):
 X, Y, M = normal(3, 4), normal(3, 4), normal(4, 2)
 IMAGES, FILTERS = normal(2, 2, 5, 4), normal(3, 2, 3, 2)
 LABELS = [1, 0, 3]
+ROWS = np.array([0, 2])
 
 
 def computed_again(x, y):
@@ -77,6 +78,10 @@ CASES = {
     "getitem": (lambda x: x[1:, ::2], X),
     "getitem of a row": (lambda x: x[-1], X),
     "getitem by integers": (lambda x: x[np.array([0, 2, 2]), np.array([1, 3, 3])], X),
+    "some of the rows": (
+        lambda x: F._place_rows(F._take_rows(x, rows=ROWS, n=3) * 2.0, rows=ROWS, n=3),
+        X,
+    ),
     "matmul": (ops.matmul, X, M),
     "matmul in batches": (ops.matmul, normal(2, 1, 3, 4), normal(3, 4, 2)),
     "matmul of vectors": (ops.matmul, normal(4), normal(4)),
@@ -136,6 +141,7 @@ LIMITS = {
     "cross_entropy": ("gradient", "Fancy indexing", SCATTER),
     "smoothed cross_entropy": ("gradient", "Fancy indexing", SCATTER),
     "getitem by integers": ("value", "Index arrays", SCATTER),
+    "some of the rows": ("value", "Index arrays", SCATTER),
     "getitem of a row": ("value", "only specifies 1 dim", SHORT),
 }
 

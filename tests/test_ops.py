@@ -159,6 +159,7 @@ def test_every_op_is_in_one_of_the_tests_above():
         "leaky_relu conv2d conv2d_relu conv2d_input conv2d_weight max_pool2d pool_gather "
         "pool_spread linear_relu normalise normalise_relu "  # these in test_functional
         "checkpoint "  # in test_modes
+        "take_rows place_rows "  # in test_nn
         "concatenate broadcast_to unbroadcast getitem scatter where astype power".split()
     )
     made = {
