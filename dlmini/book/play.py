@@ -524,7 +524,7 @@ def _frame(panel):
         rows.append(f'<text x="{left}" y="{top - 10}" fill="currentColor">{panel.title}</text>')
     x = left + width
     for stroke, words in reversed(panel.legend):
-        wide = 8.8 * len(words) + 4
+        wide = 8.8 * len(words) + 9
         rows.append(
             f'<text x="{_tenths(x)}" y="{top - 10}" text-anchor="end" {ink}>{words}</text>'
             f'<path d="M{_tenths(x - wide - 20, top - 14.5)}h20" {stroke}/>'

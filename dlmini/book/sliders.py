@@ -303,7 +303,9 @@ def _pack(pictures):
 
 #: The look of sliders; what a notebook strips of it until it is trusted, the tags carry themselves.
 CONTROLS_STYLE = """
-#NAME{font:inherit;color:inherit;text-align:left}
+#NAME{font-family:var(--sans,system-ui,-apple-system,"Segoe UI",sans-serif);font-size-adjust:none;
+color:inherit;text-align:left}
+#NAME .dl-controls{font-size:.94em}
 #NAME .dl-slider{display:grid;grid-template:"l i o"/11.5em 1fr 4em;column-gap:.9em;
 align-items:center}
 #NAME label{grid-area:l}#NAME output{grid-area:o}#NAME input{grid-area:i}
