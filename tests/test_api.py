@@ -160,6 +160,14 @@ def test_derivatives_are_those_of_the_operation():
     )
 
 
+def test_what_is_attached_to_a_tensor_elsewhere_is_on_its_page():
+    page = (ROOT / "chapters/api/tensors.md").read_text(encoding="utf-8")
+    said = re.search(r"and the methods(.+?)call", page, re.DOTALL)[1]
+    documented = {e.name.partition(".")[2] for e in DOCUMENTED if e.name.startswith("Tensor.")}
+    public = {name for name in vars(dlmini.Tensor) if not name.startswith("_")} - {"node"}
+    assert set(re.findall(r"`(\w+)`", said)) == public - documented
+
+
 def test_names_are_found_where_readers_have_them():
     names = dlautodoc.other_names()
     assert "dlmini.relu" in names[id(dlmini.ops.relu)]
