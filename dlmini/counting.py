@@ -22,8 +22,7 @@ from .tensor import CHECKPOINT, Dual, Leaf, Node, Op, Tensor
 # --- what is reported -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Operations:
+class Operations(NamedTuple):
     """Floating-point operations: one for each entry that elementwise work makes.
 
     Attributes:
@@ -42,8 +41,7 @@ class Operations:
         return self.products + self.others
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """An array that a recorded operation keeps because one of its rules reads it.
 
     Attributes:
@@ -60,8 +58,7 @@ class Kept:
     held: str
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One operation on the tape.
 
     Attributes:
@@ -97,7 +94,7 @@ class Moment(NamedTuple):
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Cost:
     """What `cost` found.
 
