@@ -217,6 +217,9 @@ def as_typed(app, domain, objtype, content):
         typed = next((n for n in (f"dlmini.{last}", f"dlmini.book.plot.{last}") if n in names), own)
         for prefix in signature.findall(addnodes.desc_addname):
             prefix[:] = [nodes.Text(short(typed).removesuffix(last))]
+        for value in list(signature.findall(addnodes.desc_annotation)):
+            if len(value.astext()) > 400:  # a style sheet
+                signature.remove(value)
         for place in signature["ids"][:1]:
             signature["ids"].insert(0, place.replace(".", "-"))
         if "." in (signature.get("fullname") or ""):
