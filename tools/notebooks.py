@@ -31,11 +31,13 @@ CHAPTERS = ROOT / "chapters"
 SECONDS = (10, 20, 30, 45, 60, 90, 120)
 MEGABYTES = (200, 300, 400, 600, 800, 1200, 1600, 2400)
 FACTS = re.compile(r"^(\*?)Runs in under \d+ s on two CPU cores · .*?(\*?)$", re.M)
-PEAK = """
+# Processor time, which a busy machine changes little, of the kernel and the processes it started.
+SPENT = """
 try:
     import resource, sys
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    own, others = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    seconds = sum(r.ru_utime + r.ru_stime for r in (own, others))
+    print(seconds, own.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 except ImportError:
     pass
 """
@@ -45,8 +47,9 @@ except ImportError:
 
 
 def run(notebook, environment: dict, allow_errors: bool = False):
-    """Execute all cells in a new kernel; returns seconds and peak memory in MB (None: unknown)."""
-    probe = nbformat.v4.new_code_cell(PEAK)
+    """Execute all cells in a new kernel; returns processor seconds and peak MB (where unknown,
+    seconds of the clock and None)."""
+    probe = nbformat.v4.new_code_cell(SPENT)
     notebook.cells.append(probe)
     before = os.environ.copy()
     path = os.pathsep.join(filter(None, [str(ROOT), before.get("PYTHONPATH")]))
@@ -62,9 +65,9 @@ def run(notebook, environment: dict, allow_errors: bool = False):
         os.environ.clear()
         os.environ.update(before)
         notebook.cells.remove(probe)
-    seconds = time.perf_counter() - start
-    peak = "".join(output.get("text", "") for output in probe.outputs).strip()
-    return seconds, int(peak) / 1e6 if peak else None
+    clock = time.perf_counter() - start
+    spent = "".join(output.get("text", "") for output in probe.outputs).split()
+    return (float(spent[0]), int(spent[1]) / 1e6) if spent else (clock, None)
 
 
 # --- normalise -----------------------------------------------------------------------------------
