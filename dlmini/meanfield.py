@@ -16,6 +16,7 @@ from . import backend
 from .tensor import Leaf, Tensor, grad
 
 _REACH = 12.0  # standard deviations; beyond, 1e-32 of the mass
+_LEAST, _MOST = 1e-30, 1e8  # variances: as good as 0, and the largest whose means are good
 _HALVINGS = 16
 _POINTS = 20
 
@@ -64,13 +65,14 @@ def squared_slope(phi: Callable[[Any], Any], q: float = 1.0) -> float:
     """E[φ′(√q z)²] with z ~ N(0, 1); φ′ is found by differentiating φ.
 
     Args:
-        phi, q: as `second_moment`.
+        phi, q: as `second_moment`; 0 stands for the limit q → 0, ½ for relu.
 
     Raises:
         ValueError: q < 0.
     """
     z, w = _normal()
-    x = math.sqrt(backend.positive("q", q, allow_zero=True)) * z
+    q = backend.positive("q", q, allow_zero=True)
+    x = math.sqrt(max(q, _LEAST)) * z  # not only 0, where φ may have a kink
     t = Tensor.wrap(x, Leaf(x))
     slope = grad(phi(t), [t], cotangent=np.ones_like(x))[0].data
     return float(w @ slope**2)
@@ -109,16 +111,16 @@ class MeanField:
         """q*, the largest variance that stays as it is and that its neighbours come to.
 
         Raises:
-            ValueError: there is none, since q grows without bound or stays wherever it starts.
+            ValueError: there is none up to 10⁸, since q grows or stays wherever it starts.
         """
         high = max(1.0, self.bias**2)
         while self.variance(high) >= high * (1 - 1e-9):
             high *= 4
-            if high > 1e8:
+            if high > _MOST:
                 raise ValueError(
                     f"with weight={self.weight:g} and bias={self.bias:g} the variance settles "
-                    "nowhere: it grows without bound or stays wherever it starts (as in a relu "
-                    "net with weight ≥ √2): give q yourself, as in chi(q)"
+                    f"nowhere below {_MOST:g}: it grows without bound or stays wherever it starts "
+                    "(as in a relu net with weight ≥ √2): give q yourself, as in chi(q)"
                 )
         low = 0.0 if self.variance(0.0) > 0 else 1e-6
         if self.variance(low) <= low:
@@ -145,9 +147,17 @@ class MeanField:
         return self.weight**2 * squared_slope(self.phi, q)
 
     def depth_scale(self) -> float:
-        """ξ = 1/|ln χ| layers: within so many the squared gradient changes by a factor e."""
+        """ξ = 1/|ln χ| layers: within so many the squared gradient changes by a factor e.
+
+        Infinite at χ = 1, up to the error of the means, and 0 at χ = 0.
+
+        Raises:
+            ValueError: there is no q*.
+        """
         chi = self.chi()
-        return math.inf if chi == 1 else 1 / abs(math.log(chi))
+        if abs(chi - 1) < 1e-12:
+            return math.inf
+        return 1 / abs(math.log(chi)) if chi else 0.0
 
     def correlation(self, c: float, q: float | None = None) -> float:
         """c of the next layer, for two inputs of variance q whose pre-activations correlate by c.

@@ -75,13 +75,28 @@ def test_an_ordered_tanh_net_dies_out_and_is_critical_at_1():
     assert MeanField(dl.tanh, 0.5).chi() == pytest.approx(0.25)
     assert MeanField(dl.tanh, 1.0).chi() == pytest.approx(1.0)
     assert MeanField(dl.tanh, 0.5).depth_scale() == pytest.approx(1 / math.log(4))
+    assert MeanField(dl.tanh, 1.0).depth_scale() == math.inf
+
+
+def test_a_relu_net_that_dies_out_halves_its_gradients():
+    """At q* = 0 φ′ is its limit on both sides, not its value in the kink."""
+    theory = MeanField(dl.relu, weight=1.0)
+    assert theory.fixed_point() == 0.0
+    assert theory.chi() == pytest.approx(0.5, rel=1e-13)
+    assert theory.depth_scale() == pytest.approx(1 / math.log(2))
+
+
+def test_a_constant_lets_no_gradient_through():
+    theory = MeanField(lambda x: 0 * x + 1)
+    assert theory.chi() == 0.0
+    assert theory.depth_scale() == 0.0
 
 
 def test_relu_at_its_gain_keeps_every_variance_and_says_so():
     theory = MeanField(dl.relu, weight=functional.gain("relu"))
     assert theory.variance(3.0) == pytest.approx(3.0)
     assert theory.chi(q=3.0) == pytest.approx(1.0)
-    with pytest.raises(ValueError, match=r"settles nowhere.*weight ≥ √2.*chi\(q\)"):
+    with pytest.raises(ValueError, match=r"settles nowhere below 1e\+08.*weight ≥ √2.*chi\(q\)"):
         theory.fixed_point()
 
 
