@@ -302,6 +302,7 @@ BOUND = {"predicted": None, "rtol": None, "above": 0.5, "control": {"a world": 0
     [
         ({"id": "Threshold"}, ValueError, "not of the form 'chapter-name'"),
         ({"id": "gd"}, ValueError, "not of the form"),
+        ({"id": "gd-x\n"}, ValueError, "not of the form"),
         ({"id": 3}, ValueError, "not of the form"),
         ({"statement": " "}, ValueError, "statement must say what is claimed, in words, not ' '"),
         ({"statement": 3}, TypeError, "statement must say what is claimed, in words, not 3"),

@@ -165,6 +165,7 @@ def test_outputs_are_small(shown):
     ("arguments", "error", "words"),
     [
         (("Best", "How?", VALLEYS), ValueError, "'Best' is not of the form 'chapter-name'"),
+        (("gd-x\n", "How?", VALLEYS), ValueError, "is not of the form"),
         (("gd-x", "", VALLEYS), TypeError, "question must be one line of text, not ''"),
         (("gd-x", "How?\nSo?", VALLEYS), TypeError, "question must be one line of text"),
         (("gd-x", "How?", "yes"), TypeError, "choices must be labels with numbers .* not 'yes'"),

@@ -20,7 +20,7 @@ from .report import brief, inline_text, num, plain, show_line
 __all__ = ["ClaimFailed", "claim"]
 
 #: The form of an identifier: chapter-name.
-IDENTIFIER = re.compile(r"^[a-z]+-[a-z0-9-]+$")
+IDENTIFIER = re.compile(r"[a-z]+-[a-z0-9-]+")
 
 
 class ClaimFailed(AssertionError):
@@ -323,7 +323,7 @@ class _Verdict:
 
 
 def _check_words(id, statement):
-    if not isinstance(id, str) or not IDENTIFIER.match(id):
+    if not isinstance(id, str) or not IDENTIFIER.fullmatch(id):
         raise ValueError(
             f"claim id {id!r} is not of the form 'chapter-name' (lower-case letters, digits and "
             "hyphens, such as 'gd-threshold')"

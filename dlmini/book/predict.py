@@ -52,7 +52,7 @@ def predict(id: str, question: str, choices: Mapping | Sequence[str]) -> None:
     Raises:
         TypeError, ValueError: the question is not stated properly, or the id asks another one.
     """
-    if not isinstance(id, str) or not IDENTIFIER.match(id):
+    if not isinstance(id, str) or not IDENTIFIER.fullmatch(id):
         raise ValueError(
             f"prediction id {id!r} is not of the form 'chapter-name' (lower-case letters, digits "
             "and hyphens, such as 'gd-best')"
