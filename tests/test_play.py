@@ -250,6 +250,7 @@ def test_colours_are_the_books_and_in_the_dark_what_the_site_makes_of_pictures()
         ({"start": (-30, 2)}, ValueError, "give a from -11 to 11, b from -5 to 5"),
         ({"start": 2}, ValueError, "start is 2; give a from"),
         ({"steps": 0}, ValueError, "steps is 0; give a number from 1 to 500"),
+        ({"steps": True}, ValueError, "steps is True"),
         ({"ranges": {"mu": (0, 1)}}, ValueError, "ranges names 'mu', which is no slider; there"),
         ({"ranges": {"lr": (1, 0)}}, ValueError, "smaller one first"),
         ({"ranges": {"kappa": (0, 20)}}, ValueError, "kappa moves in powers of ten"),

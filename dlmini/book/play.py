@@ -369,7 +369,7 @@ def _state(scene, name, settings):
             )
     given = scene.defaults | settings
     steps = given["steps"]
-    if not isinstance(steps, int) or not 1 <= steps <= 500:
+    if type(steps) is not int or not 1 <= steps <= 500:
         raise ValueError(f"play {name!r}: steps is {brief(steps)}; give a number from 1 to 500")
     try:
         state: dict = {k: float(v) for k, v in given.items() if k not in ("start", "steps")}
