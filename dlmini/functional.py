@@ -914,6 +914,7 @@ def gain(nonlinearity: str | Callable[[Any], Any]) -> float:
 
     Raises:
         ValueError: another name, or a φ that is 0 nearly everywhere or not finite.
+        TypeError: neither a name nor a function; a class of layers, not a layer.
 
     Source: He et al. (2015) for relu; the customary values are torch's `calculate_gain`.
     """
@@ -927,8 +928,13 @@ def gain(nonlinearity: str | Callable[[Any], Any]) -> float:
                 f"unknown nonlinearity {nonlinearity!r}: use one of {known}, or pass the function"
             )
         moment = _measured_moment(_ACTIVATIONS[name])
-    else:
+    elif callable(nonlinearity) and not isinstance(nonlinearity, type):
         moment = second_moment(nonlinearity)
+    else:
+        raise TypeError(
+            f"a nonlinearity is a name, a function or a layer, got {nonlinearity!r}"
+            + (": write nn.GELU() instead of nn.GELU" if isinstance(nonlinearity, type) else "")
+        )
     if not (math.isfinite(moment) and moment > 0):
         raise ValueError(f"E[φ(z)²] of {nonlinearity!r} is {moment}: no gain can make good for it")
     return 1.0 / math.sqrt(moment)

@@ -371,6 +371,10 @@ def test_the_gain_of_any_function():
         dl.functional.gain(lambda x: 0.0 * x)
     with pytest.raises(ValueError, match=r"unknown nonlinearity 'swish'.*'gelu'.*pass the"):
         dl.functional.gain("swish")
+    with pytest.raises(TypeError, match=r"got <class .*GELU'>: write nn.GELU\(\) instead"):
+        nn.Linear(3, 3, nonlinearity=nn.GELU)
+    with pytest.raises(TypeError, match="a name, a function or a layer, got 3"):
+        dl.functional.gain(3)
 
 
 # --- summary --------------------------------------------------------------------------------------
