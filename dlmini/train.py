@@ -432,7 +432,8 @@ def tune(
 
     Raises:
         ValueError: no values or no seeds, a seed given twice, a name in the grid that is "seed".
-        TypeError: the grid is not name ↦ values, or the seeds are not integers.
+        TypeError: the grid is not name ↦ values, the seeds are not integers, or a run returns
+            nothing.
     """
     if not isinstance(grid, Mapping) or any(
         isinstance(v, str) or not isinstance(v, Iterable) for v in grid.values()
@@ -459,9 +460,12 @@ def _plain(value: Any) -> Any:
 
 def _score(run: Callable[..., Any], seed: int, setting: dict[str, Any]) -> float:
     try:
-        value = backend.number(run(seed=seed, **setting))
+        loss = run(seed=seed, **setting)
     except NonFiniteLoss:
         return math.inf
+    if loss is None:
+        raise TypeError("run returned None: let it return the loss to make small")
+    value = backend.number(loss)
     return value if math.isfinite(value) else math.inf
 
 

@@ -485,6 +485,7 @@ tune = dl.train.tune
         (lambda: tune(valley, {"lr": [1]}, []), ValueError, r"seeds must be there.*got \[\]"),
         (lambda: tune(valley, {"lr": [1]}, [1, 1]), ValueError, r"differ.*got \[1, 1\]"),
         (lambda: tune(lambda seed: [1, 2], {}, [0]), ValueError, r"one number.*\(2,\)"),
+        (lambda: tune(lambda seed: None, {}, [0]), TypeError, "run returned None: let it return"),
     ],
 )
 def test_a_bad_search_is_named(act, kind, words):
