@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dlmini.book.ledger import KINDS, owed, records, show
+from dlmini.book.ledger import KINDS, owed, records, show, stored
 
 CHAPTERS = Path(__file__).parent.parent / "chapters"
 BOOK = r"""
@@ -90,6 +90,8 @@ def cells(page, id):
 def test_records_are_read_from_the_stored_notebook(folder):
     path = folder(gradient_descent=[PAIRS, SEEN]) / "gradient_descent.ipynb"
     assert records(path) == [PAIRS, SEEN]
+    cells = nbformat.read(path, as_version=4).cells
+    assert stored(cells) == [(cells[1].id, PAIRS), (cells[1].id, SEEN)]
 
 
 def test_every_claim_has_a_row_that_leads_to_its_cell(folder, html):

@@ -25,6 +25,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from dlmini.book import ledger
+
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ROOT / "chapters"
 
@@ -215,8 +217,7 @@ def verify(paths: list[Path], seeds: list[int], backend: str | None) -> int:
             notebook = nbformat.read(path, as_version=4)
             seconds, _ = run(notebook, environment, allow_errors=True)
             outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
-            records = [o.get("metadata", {}).get("dlmini", {}) for o in outputs]
-            holds = [record["holds"] for record in records if "holds" in record]
+            holds = [record["holds"] for _, record in ledger.stored(notebook.cells)]
             errors = [o for o in outputs if o.output_type == "error"]
             where = f"seed {seed}" + (f", {backend}" if backend else "")
             count = f"{sum(holds)} of {len(holds)} claims hold"

@@ -11,7 +11,7 @@ import ast
 import functools
 import re
 import sys
-import tomllib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from pybtex.database import parse_file
 from pybtex.richtext import Text
 
-from dlmini.book import exercises, predict
+from dlmini.book import exercises, ledger, predict
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ROOT / "chapters"
@@ -101,10 +101,7 @@ class Chapter:
     @functools.cached_property
     def records(self) -> list[tuple[str, dict]]:
         """The claims that were measured, each with its cell."""
-        found = [
-            (c.id, o.get("metadata", {}).get("dlmini", {})) for c in self.code for o in c.outputs
-        ]
-        return [(cell, record) for cell, record in found if "statement" in record]
+        return ledger.stored(self.cells)
 
     @functools.cached_property
     def places(self) -> set[str]:
@@ -190,14 +187,12 @@ def pictures(cell) -> list[bool]:
     return found
 
 
-def calls(source: str, *names: str):
-    """The calls of these functions, as in dl.check(...), in a cell that is Python."""
+def syntax(source: str) -> list[ast.AST]:
+    """All that a cell of Python consists of; nothing where it is a magic."""
     try:
-        tree = ast.parse(source)
-    except SyntaxError:  # a magic
+        return list(ast.walk(ast.parse(source)))
+    except SyntaxError:
         return []
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [node for node in found if ast.unparse(node.func).split(".")[-1] in names]
 
 
 # --- code ----------------------------------------------------------------------------------------
@@ -250,10 +245,7 @@ def it_opens_with_the_thing_itself(chapter):
 
 
 def _is_bare(cell):
-    try:
-        tree = list(ast.walk(ast.parse(cell.source)))
-    except SyntaxError:
-        return False
+    tree = syntax(cell.source)
     names = {node.id for node in tree if isinstance(node, ast.Name)}
     counts = any(isinstance(node, ast.BinOp | ast.AugAssign) for node in tree)
     return counts and not names & {"dl", "claim", "plt"}
@@ -492,19 +484,18 @@ def claims_are_owed_and_have_controls(chapter):
             yield f"{cell}: {id} is not listed under [{chapter.name}] in chapters/claims.toml"
         elif chapter.owed[id] != kind:
             yield f"{cell}: {id} is {kind}; chapters/claims.toml says {chapter.owed[id]}"
-        if kind in ("theory", "empirical") and not record.get("controls"):
+        if kind not in ledger.KINDS:
+            yield f"{cell}: {id} needs a kind: {', '.join(ledger.KINDS)}"
+        elif kind != "identity" and not record.get("controls"):
             yield f"{cell}: {id} is {kind} and has no control that fails its criterion"
-        elif kind not in ("identity", "theory", "empirical"):
-            yield f"{cell}: {id} needs a kind: identity, theory or empirical"
     for id in sorted(chapter.owed.keys() - seen.keys()):
         yield f"chapter: {id} is owed by chapters/claims.toml and not measured"
-    heading, count = "", {}
+    heading, count, measured = "", Counter(), Counter(cell for cell, _ in chapter.records)
     for cell in chapter.cells:
         if cell.cell_type == "markdown":
-            heading = ([t for level, t in read(cell.source).headings if level <= 2] or [heading])[
-                -1
-            ]
-        count[heading] = count.get(heading, 0) + sum(id == cell.id for id, _ in chapter.records)
+            tops = [text for level, text in read(cell.source).headings if level <= 2]
+            heading = tops[-1] if tops else heading
+        count[heading] += measured[cell.id]
     for heading, n in count.items():
         if n > CLAIMS_OF_A_SECTION:
             yield f"chapter: {n} claims in “{heading}”, at most {CLAIMS_OF_A_SECTION} in a section"
@@ -539,8 +530,10 @@ def exercises_of(chapter) -> list[Exercise]:
 
 
 def _checks(source):
-    for call in calls(source, "check"):
-        if isinstance(call.args[0], ast.Constant):
+    calls = [node for node in syntax(source) if isinstance(node, ast.Call)]
+    for call in calls:
+        name = ast.unparse(call.func).split(".")[-1]
+        if name == "check" and isinstance(call.args[0], ast.Constant):
             before = "\n".join(source.split("\n")[: call.lineno - 1])
             yield call.args[0].value, before, ast.unparse(call.args[1]) if call.args[1:] else "..."
 
@@ -622,14 +615,13 @@ def chapter(name: str) -> Chapter:
     Raises:
         KeyError: claims.toml does not list it.
     """
-    owed = tomllib.loads((CHAPTERS / "claims.toml").read_text(encoding="utf-8"))
+    owed = ledger.owed(CHAPTERS)
     if name not in owed:
         raise KeyError(
             f"chapters/{name}.ipynb is in _toc.yml and not in chapters/claims.toml: its claims "
             f"would not be looked at. Add [{name}] with its title and claims"
         )
-    claims = owed[name]["claims"]
-    kinds = {id: entry["kind"] if isinstance(entry, dict) else None for id, entry in claims.items()}
+    kinds = {id: entry["kind"] for id, entry in owed[name]["claims"].items()}
     cells = nbformat.read(CHAPTERS / f"{name}.ipynb", as_version=4).cells
     return Chapter(cells, name, contents().index(name) + 1, kinds)
 

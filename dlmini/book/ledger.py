@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .report import LINE_STYLE, inline_html, inline_text, num, show_line
 
-__all__ = ["KINDS", "as_html", "as_text", "owed", "records", "show"]
+__all__ = ["KINDS", "as_html", "as_text", "owed", "records", "show", "stored"]
 
 #: What a claim can be, and what that means.
 KINDS = {
@@ -132,9 +132,18 @@ def records(notebook) -> list[dict]:
     Args:
         notebook: its path.
     """
-    outputs = (output for cell in _cells(notebook) for output in cell.get("outputs", []))
-    found = (output.get("metadata", {}).get("dlmini", {}) for output in outputs)
-    return [record for record in found if "statement" in record]
+    return [record for _, record in stored(_cells(notebook))]
+
+
+def stored(cells) -> list[tuple[str, dict]]:
+    """The records of all claims in the outputs of cells, each with the id of its cell.
+
+    Args:
+        cells: of a notebook, as nbformat or json reads them.
+    """
+    outputs = ((cell.get("id", ""), o) for cell in cells for o in cell.get("outputs", []))
+    found = ((id, output.get("metadata", {}).get("dlmini", {})) for id, output in outputs)
+    return [(id, record) for id, record in found if "statement" in record]
 
 
 def _cells(notebook):
