@@ -415,20 +415,31 @@ def test_a_copy_for_colab_gives_no_answer_away_and_folds_what_the_site_folds():
     shown = nbformat.v4.new_code_cell(
         "x", id="lesson", execution_count=1, outputs=messy().cells[1].outputs
     )
-    drawn, other = (
-        nbformat.v4.new_code_cell("y", id=id, metadata={"tags": ["hide-input"]})
-        for id in ("fig-sweep", "long-run")
-    )
+    drawn, other, asked = (
+        nbformat.v4.new_code_cell("y", id=id, metadata={"tags": [tag]})
+        for id, tag in {
+            "fig-sweep": "hide-input", "long-run": "hide-cell", "predict-end": "remove-input"
+        }.items()
+    )  # fmt: skip
     caption = nbformat.v4.new_markdown_cell("**Figure 1.2.** What is seen.")
-    _, lesson, figure, _, run = in_colab(shown, drawn, caption, other)
+    _, lesson, figure, _, run, question = in_colab(shown, drawn, caption, other, asked)
     assert (lesson.source, lesson.outputs, lesson.execution_count) == ("x", [], None)
     assert figure.source == "#@title Figure 1.2\ny"
     assert figure.metadata.cellView == "form"
     assert run.source == "#@title Long run\ny"
+    assert question.source == "#@title Predict end\ny"
 
 
 def test_the_ledger_for_colab_keeps_the_table_that_it_cannot_gather_there():
-    assert in_colab(messy().cells[1], name="ledger")[1].outputs
+    cell = messy().cells[1]
+    cell.outputs[-1].data["text/html"] = (
+        '<a href="small.ipynb#claim-x">x</a> <a href="#end">end</a>'
+    )
+    table = in_colab(cell, name="ledger")[1].outputs[-1].data["text/html"]
+    site = "https://owner.github.io/book/chapters"
+    assert table == (
+        f'<a href="{site}/small.html#claim-x">x</a> <a href="{site}/ledger.html#end">end</a>'
+    )
 
 
 def test_copies_of_all_notebooks_are_made(tmp_path):

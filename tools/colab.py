@@ -3,8 +3,9 @@
     GITHUB_REPOSITORY=owner/name GITHUB_SHA=... python tools/colab.py TARGET
 
 Each copy begins with a cell that installs this commit's dlmini; links lead to the published site;
-what the site folds is a form; and a chapter has no outputs, for they answer its predictions. The
-ledger keeps its table: it is gathered from the outputs of all chapters, which are not there.
+code that the site folds or leaves out is a form; and a chapter has no outputs, for they answer its
+predictions. The ledger keeps its table: it is gathered from the outputs of all chapters, which are
+not there.
 
 Colab has NumPy, matplotlib, scikit-learn, tqdm and ipywidgets already: nothing else is installed,
 and nothing it has is changed.
@@ -20,6 +21,7 @@ from urllib.parse import urljoin
 ROOT = Path(__file__).resolve().parent.parent
 
 LINK = re.compile(r"(\]\()([^()\s]+)(\))")
+HREF = re.compile(r'(<a href=")([^"]+)(")')
 FENCED = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.M | re.S)
 FIGURE = re.compile(r"\*\*(Figure [\d.]+\d)\.\*\*")
 
@@ -46,7 +48,7 @@ def for_colab(notebook: dict, name: str, repository: str, commit: str) -> dict:
             text = outward("".join(cell["source"]), page)
             cells.append(cell | {"source": text.splitlines(keepends=True)})
         elif name == "ledger":
-            cells.append(cell)
+            cells.append(cell | {"outputs": [linked(o, page) for o in cell["outputs"]]})
         else:
             cells.append(folded(cell, "".join(after["source"])))
     return notebook | {"cells": cells}
@@ -71,7 +73,7 @@ def folded(cell: dict, after: str) -> dict:
         after: the source of the next one, whose caption names the form.
     """
     source, metadata = cell["source"], cell["metadata"]
-    if {"hide-input", "hide-cell"} & set(metadata.get("tags", [])):
+    if {"hide-input", "hide-cell", "remove-input"} & set(metadata.get("tags", [])):
         caption = FIGURE.match(after)
         title = caption[1] if caption else cell["id"].replace("-", " ").capitalize()
         source = [f"#@title {title}\n", *source]
@@ -82,10 +84,21 @@ def folded(cell: dict, after: str) -> dict:
 def outward(markdown: str, page: str) -> str:
     """Every link relative to the notebook becomes one to the page of the site."""
     parts = FENCED.split(markdown)
-    parts[::2] = [
-        LINK.sub(lambda m: m[1] + absolute(m[2], page) + m[3], part) for part in parts[::2]
-    ]
+    parts[::2] = [redirected(LINK, part, page) for part in parts[::2]]
     return "".join(parts)
+
+
+def linked(output: dict, page: str) -> dict:
+    """The same for the HTML that a cell shows."""
+    data = output.get("data", {})
+    if "text/html" not in data:
+        return output
+    html = redirected(HREF, "".join(data["text/html"]), page)
+    return output | {"data": data | {"text/html": html.splitlines(keepends=True)}}
+
+
+def redirected(link: re.Pattern, text: str, page: str) -> str:
+    return link.sub(lambda m: m[1] + absolute(m[2], page) + m[3], text)
 
 
 def absolute(target: str, page: str) -> str:
