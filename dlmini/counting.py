@@ -380,7 +380,7 @@ def _product_operations(x: Any, y: Any, z: Any) -> tuple[int, int]:
 _PRODUCTS = {"mm": 0, "bmm": 0, "matmul": 0, "addmm": 1, "baddbmm": 1}  # place of the first factor
 _VECTOR_PRODUCTS = {"mv": 0, "dot": 0, "vdot": 0, "addmv": 1}
 _SUMS = {"sum", "mean", "amax", "amin", "max", "min", "prod", "cumsum", "logsumexp"}
-_MOVES = {"clone", "copy", "copy_", "_to_copy", "where", "fill", "fill_", "masked_fill"}
+_MOVES = {"clone", "where", "masked_fill"}  # pointwise for torch, but nothing is worked out
 
 
 @contextlib.contextmanager

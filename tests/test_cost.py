@@ -51,6 +51,11 @@ def test_elementwise_work_by_hand():
     assert cost.backward == dl.counting.Operations(0, 24 + 3 * 24)
 
 
+def test_to_choose_is_no_operation():
+    x, y, mask = batch(4, 6), batch(4, 6), dl.asarray(RNG.integers(2, size=(4, 6)) > 0)
+    assert dl.cost(lambda: dl.where(mask, x, y)).forward.total == 0
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid])
 @pytest.mark.parametrize("width", [4, 8, 32, 128, 700])
 def test_backward_costs_two_forward_passes_less_the_first_layer(width, activation):

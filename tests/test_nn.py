@@ -184,6 +184,9 @@ def test_a_net_frozen_at_a_batch_computes_the_same_function_there_and_no_longer_
     assert np.allclose(net(x).numpy(), before, rtol=1e-10)
     assert net[1].training
     assert not net[5].training
+    nn.freeze_batch_norm(net, x * 3.0 + 1.0)  # what was frozen adapts once more
+    nn.freeze_batch_norm(net, x)
+    assert np.allclose(net(x).numpy(), before, rtol=1e-10)
     net[4].weight.data *= 2.0
     assert not np.allclose(net(x).numpy(), before, rtol=0.1)  # unfrozen, the scale would not matter
 
