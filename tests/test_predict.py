@@ -362,7 +362,7 @@ def test_a_right_a_wrong_and_a_missing_choice_are_answered_at_once(page):
     because = "Slopes are nearly normal"
     assert text(tab, "reveal-gd-best").startswith(f"Measured 4.9 % (about 5 %). {because}")
     assert text(tab, "reveal-gd-best").endswith(
-        "No choice of yours was found; next time, commit first."
+        "You made no choice here."
     )
     tab.get_by_text("about 50 %", exact=True).first.click()
     assert text(tab, "reveal-gd-best").startswith(
@@ -526,6 +526,9 @@ def test_without_scripts_the_questions_are_lists_and_the_answers_stand(page):
     assert tab.get_by_role("button").count() == 0
 
 
+BORDER = "element => getComputedStyle(element).borderTopWidth"
+
+
 def test_before_it_is_run_jupyterlab_shows_the_same(shown, page, open_html):
     """Its sanitizer takes scripts, styles, handlers and `hidden`; inline styles stay."""
     page()
@@ -536,6 +539,8 @@ def test_before_it_is_run_jupyterlab_shows_the_same(shown, page, open_html):
     assert text(tab, "reveal-gd-longer") == "Measured both the same. Only the curvature counts."
     assert text(tab, "dl-score") == "3 predictions in this chapter The answers"
     assert words(tab.locator("body")).count("choice") == 0
+    for box, border in {"fieldset": "0px", ".dl-predict": "1px", ".dl-score": "1px"}.items():
+        assert tab.locator(box).first.evaluate(BORDER) == border
 
 
 def test_a_printed_page_has_the_question_and_then_the_answer(page):
@@ -547,8 +552,8 @@ def test_a_printed_page_has_the_question_and_then_the_answer(page):
     for gone in ("input", ".dl-predict small", ".dl-reveal small", "button"):
         assert all(each.is_hidden() for each in tab.locator(gone).all())
     assert tab.locator("#predict-gd-best label").first.bounding_box()["height"] < 30
-    style = "getComputedStyle(document.querySelector('.dl-predict label')).borderTopWidth"
-    assert tab.evaluate(style) == "0px"
+    for plain in (".dl-predict", ".dl-predict label"):
+        assert tab.locator(plain).first.evaluate(BORDER) == "0px"
 
 
 # The contrast of every text with what is painted below it, opacity included.

@@ -283,11 +283,15 @@ function see(e,yes){e.style.display=yes?'':'none';}
 function tell(){document.dispatchEvent(new Event('dlmini'));}
 """
 
+# The look of these, too, is inline. Of a <legend>, the browser lays the border through the text.
+_BOX = (
+    "margin:1em 0;padding:.7em .9em;border:1px solid rgba(127,127,127,.5);border-radius:8px;"
+    "font:inherit;color:inherit;line-height:1.45"
+)
+_GROUP = "border:0;margin:0;padding:0;min-width:0"
+_TITLE = "float:none;width:auto;padding:0;margin:0 0 .5em;font:inherit;font-weight:600"
+
 _ASK_STYLE = """
-.dl-predict{margin:1em 0;padding:.7em .9em;border:1px solid rgba(127,127,127,.5);border-radius:8px;
-font:inherit;color:inherit;line-height:1.45}
-.dl-predict fieldset{border:0;margin:0;padding:0;min-width:0}
-.dl-predict legend{float:none;width:auto;padding:0;margin:0 0 .5em;font:inherit;font-weight:600}
 .dl-predict label{display:flex;align-items:center;gap:.5em;margin:0;overflow-wrap:anywhere}
 .dl-predict input{flex:none;width:1.1em;height:1.1em;margin:0;accent-color:#2b8cc4}
 .dl-predict small{display:block;margin-top:.5em;font-size:.85em;opacity:.85}
@@ -298,16 +302,19 @@ border:1px solid rgba(127,127,127,.8);border-radius:6px}
 .dl-on label:has(:checked){border-color:#2b8cc4;box-shadow:inset 0 0 0 1px #2b8cc4;
 background:rgba(43,140,196,.15)}
 .dl-on label:has(:focus-visible){outline:2px solid #2b8cc4;outline-offset:2px}}
-@media print{.dl-predict{padding:0;border:0}.dl-predict :is(input,small){display:none!important}
+@media print{.dl-predict{padding:0!important;border:0!important}
+.dl-predict :is(input,small){display:none!important}
 .dl-predict label{display:list-item;margin-left:1.5em;list-style:circle}}
 """
 
 _ASK_SCRIPT = """
 var inputs=[].slice.call(root.querySelectorAll('input')),id=root.dataset.id;
-function show(){var v=kept(id);inputs.forEach(function(i){i.checked=i.value===v;});}
+var small=root.querySelector('small'),ask=small.textContent;
+function show(){var v=kept(id);inputs.forEach(function(i){i.checked=i.value===v;});
+small.textContent=root.querySelector(':checked')?'Kept in this browser. Read on to the measurement.':ask;}
 root.addEventListener('change',function(e){keep(id,e.target.value);tell();});
 document.addEventListener('dlmini',show);
-root.classList.add('dl-on');see(root.querySelector('small'),true);show();
+root.classList.add('dl-on');see(small,true);show();
 if(kept(id)&&!root.querySelector(':checked'))keep(id);
 """
 
@@ -325,8 +332,9 @@ def _asked_html(id, asked):
         for label in asked.values
     )
     return (  # a form of its own: in a second view of the output, radios are a second group
-        f'<form class="dl-predict" id="predict-{id}" data-id="{id}" method="dialog">'
-        f"<style>{_ASK_STYLE}</style><fieldset><legend>{_together(asked.text)}</legend>"
+        f'<form class="dl-predict" id="predict-{id}" data-id="{id}" method="dialog" '
+        f'style="{_BOX}"><style>{_ASK_STYLE}</style><fieldset style="{_GROUP}">'
+        f'<legend style="{_TITLE}">{_together(asked.text)}</legend>'
         f'<div class="dl-choices">{choices}</div></fieldset>'
         f"<small {_HIDDEN}>Choose before you read on; your choice is kept in this browser only."
         "</small>"
@@ -371,14 +379,12 @@ def _revealed_html(id, asked):
         f'<span class="dl-said" {_HIDDEN}><span role="img"></span> You said '
         f"{said}; </span>"
         f'<span class="dl-word">Measured</span> {answer}. {_together(asked.answer["why"])} '
-        f"<small {_HIDDEN}>No choice of yours was found; next time, commit first.</small>"
+        f"<small {_HIDDEN}>You made no choice here.</small>"
         f"{_script('dl-reveal', f'reveal-{id}', _REVEAL_SCRIPT)}</div>"
     )
 
 
 _SCORE_STYLE = """
-.dl-score{margin:1em 0;padding:.7em .9em;border:1px solid rgba(127,127,127,.5);border-radius:8px;
-font:inherit;color:inherit;line-height:1.45}
 .dl-score p{margin:0;font-weight:600}
 .dl-score :is(summary,button){min-height:44px;font:inherit;color:inherit;cursor:pointer}
 .dl-score summary{display:list-item;padding:.5em 0;box-sizing:border-box}
@@ -416,7 +422,7 @@ def _score_html(questions):
         for id, asked in questions.items()
     )
     return (
-        f'<div class="dl-score" id="dl-score"><style>{_SCORE_STYLE}</style>'
+        f'<div class="dl-score" id="dl-score" style="{_BOX}"><style>{_SCORE_STYLE}</style>'
         f'<p aria-live="polite">{_counted(questions)} in this chapter</p>'
         f"<details><summary>The answers</summary><ol>{items}</ol></details>"
         f'<button type="button" {_HIDDEN}>Forget my choices</button>'
