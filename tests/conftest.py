@@ -1,14 +1,30 @@
-"""One headless browser for all tests that need it: no name resolves, and it does no errands."""
+"""What tests share: both array libraries, and one headless browser.
+
+In the browser no name resolves, and it does no errands.
+"""
 
 import shutil
 
 import pytest
+
+import dlmini as dl
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 OFFLINE = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
     --disable-background-networking --disable-component-update""".split()
 OFFLINE.append("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def library(request):
+    """The test on arrays of each library, in double precision."""
+    if request.param == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+    dl.use(request.param, "float64")
+    dl.seed(0)
+    yield request.param
+    dl.use("numpy")
 
 
 @pytest.fixture(scope="session")

@@ -55,11 +55,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["numpy", "torch"], autouse=True)
-def backend(request):
-    dl.use(request.param, "float64")
-    yield request.param
-    dl.use("numpy")
+pytestmark = pytest.mark.usefixtures("library")
 
 
 @pytest.mark.parametrize("name", CASES)

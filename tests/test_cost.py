@@ -14,14 +14,7 @@ RNG = np.random.default_rng(0)
 LABELS = np.arange(32) % 10
 
 
-@pytest.fixture(autouse=True, params=["numpy", "torch"])
-def backend(request):
-    if request.param == "torch":
-        pytest.importorskip("torch", reason="torch is not installed")
-    dl.use(request.param, "float64")
-    dl.seed(0)
-    yield request.param
-    dl.use("numpy")
+pytestmark = pytest.mark.usefixtures("library")
 
 
 def batch(*shape):
@@ -241,8 +234,8 @@ def test_inference_holds_two_activations_at_every_depth():
             assert dl.cost(lambda net=net, x=x: net(x)).peak / A == pytest.approx(2, abs=0.01)
 
 
-def test_the_peak_is_what_the_allocator_saw(backend):
-    if backend == "torch":
+def test_the_peak_is_what_the_allocator_saw(library):
+    if library == "torch":
         pytest.skip("tracemalloc does not see torch's memory")
     net, x = chain(30)
     f = lambda: net(x).sum()  # noqa: E731
@@ -263,7 +256,7 @@ def test_the_peak_is_what_the_allocator_saw(backend):
 # --- nothing is left behind -----------------------------------------------------------------------
 
 
-def test_counting_changes_no_number_and_no_gradient(backend):
+def test_counting_changes_no_number_and_no_gradient(library):
     for name in networks():
         dl.seed(0)
         net, x = networks()[name]

@@ -36,14 +36,6 @@ def double():
     dl.use("numpy")
 
 
-@pytest.fixture(params=["numpy", "torch"])
-def library(request):
-    if request.param == "torch":
-        pytest.importorskip("torch", reason="torch is not installed")
-    dl.use(request.param, "float64")
-    return request.param
-
-
 class Problem:
     """A network, its data and its loss: what the functions under test are given."""
 

@@ -15,14 +15,6 @@ def double():
     dl.use("numpy")
 
 
-@pytest.fixture(params=["numpy", "torch"])
-def library(request):
-    if request.param == "torch":
-        pytest.importorskip("torch", reason="torch is not installed")
-    dl.use(request.param, "float64")
-    return request.param
-
-
 @pytest.fixture
 def small():
     """A small network with a smooth loss: (flat, loss)."""

@@ -16,14 +16,7 @@ from dlmini import functional as F
 INF, NAN = np.inf, np.nan
 
 
-@pytest.fixture(params=["numpy", "torch"], autouse=True)
-def library(request):
-    if request.param == "torch":
-        pytest.importorskip("torch", reason="torch is not installed")
-    dl.use(request.param, "float64")
-    dl.seed(0)
-    yield request.param
-    dl.use("numpy")
+pytestmark = pytest.mark.usefixtures("library")
 
 
 # --- as torch -------------------------------------------------------------------------------------

@@ -6,15 +6,7 @@ import pytest
 import dlmini as dl
 from dlmini import ShapeError, nn
 
-
-@pytest.fixture(autouse=True, params=["numpy", "torch"])
-def backend(request):
-    if request.param == "torch":
-        pytest.importorskip("torch", reason="torch is not installed")
-    dl.use(request.param, "float64")
-    dl.seed(0)
-    yield request.param
-    dl.use("numpy")
+pytestmark = pytest.mark.usefixtures("library")
 
 
 def images(n=4, c=2, size=6):

@@ -45,11 +45,7 @@ TORCHS = {"AdaGrad": "Adagrad"}
 CASES = [(name, options) for name, grids in GRID.items() for options in grids]
 
 
-@pytest.fixture(params=["numpy", "torch"], autouse=True)
-def backend(request):
-    dl.use(request.param, "float64")
-    yield request.param
-    dl.use("numpy")
+pytestmark = pytest.mark.usefixtures("library")
 
 
 def pair(shapes, seed=0):

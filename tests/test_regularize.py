@@ -27,19 +27,10 @@ def double():
     dl.use("numpy")
 
 
-@pytest.fixture(params=["numpy", "torch"])
-def backend(request):
-    if request.param == "torch":
-        pytest.importorskip("torch", reason="torch is not installed")
-    dl.use(request.param, "float64")
-    yield request.param
-    dl.use("numpy")
-
-
 # --- penalties ------------------------------------------------------------------------------------
 
 
-def test_penalties_are_the_norms_of_all_parameters(backend):
+def test_penalties_are_the_norms_of_all_parameters(library):
     a, b = parameter(1.0, -2.0), Tensor([[3.0], [0.0]], requires_grad=True)
     assert regularize.l1_penalty([a, b], 0.5).item() == 0.5 * 6
     assert regularize.l2_penalty([a, b], 0.5).item() == 0.25 * 14
@@ -50,7 +41,7 @@ def test_penalties_are_the_norms_of_all_parameters(backend):
     assert regularize.l1_penalty(net, 0.0).item() == 0
 
 
-def test_the_gradients_are_lambda_sign_theta_and_lambda_theta(backend):
+def test_the_gradients_are_lambda_sign_theta_and_lambda_theta(library):
     for penalty, expected in (
         (regularize.l1_penalty, [0.3, -0.3, 0]),
         (regularize.l2_penalty, [0.6, -1.2, 0]),
@@ -60,7 +51,7 @@ def test_the_gradients_are_lambda_sign_theta_and_lambda_theta(backend):
         assert dl.to_numpy(p.grad) == pytest.approx(expected)
 
 
-def test_the_second_derivatives_of_the_l2_penalty_are_lambda(backend):
+def test_the_second_derivatives_of_the_l2_penalty_are_lambda(library):
     p = parameter(2.0, -4.0)
     first = dl.grad(regularize.l2_penalty([p], 0.3), [p], create_graph=True)[0]
     assert dl.grad(first[0], [p])[0].numpy() == pytest.approx([0.3, 0])
@@ -88,7 +79,7 @@ def test_an_l2_penalty_trains_as_coupled_weight_decay_does(double):
 # --- noise ----------------------------------------------------------------------------------------
 
 
-def test_dropout_drops_a_share_p_and_scales_up_the_rest(backend):
+def test_dropout_drops_a_share_p_and_scales_up_the_rest(library):
     x = Tensor(np.ones((200, 200)))
     z = regularize.dropout(x, 0.25, rng=np.random.default_rng(0)).numpy()
     assert set(np.unique(z)) == {0.0, 1 / 0.75}
@@ -96,7 +87,7 @@ def test_dropout_drops_a_share_p_and_scales_up_the_rest(backend):
     assert z.mean() == pytest.approx(1, abs=0.01)
 
 
-def test_stochastic_depth_drops_whole_examples(backend):
+def test_stochastic_depth_drops_whole_examples(library):
     x = Tensor(np.ones((1000, 2, 3)))
     z = regularize.stochastic_depth(x, 0.4, rng=np.random.default_rng(0)).numpy()
     assert (z == z[:, :1, :1]).all()
@@ -105,7 +96,7 @@ def test_stochastic_depth_drops_whole_examples(backend):
 
 
 @pytest.mark.parametrize("noise", [regularize.dropout, regularize.stochastic_depth])
-def test_noise_at_its_ends_and_after_training(noise, backend):
+def test_noise_at_its_ends_and_after_training(noise, library):
     x = Tensor(X, requires_grad=True)
     assert noise(x, 0) is x
     assert noise(x, 0.9, training=False) is x
@@ -116,7 +107,7 @@ def test_noise_at_its_ends_and_after_training(noise, backend):
 
 
 @pytest.mark.parametrize("noise", [regularize.dropout, regularize.stochastic_depth])
-def test_the_gradient_passes_where_the_value_does(noise, backend):
+def test_the_gradient_passes_where_the_value_does(noise, library):
     x = Tensor(np.abs(X), requires_grad=True)
     z = noise(x, 0.5, rng=np.random.default_rng(3))
     c = rng.standard_normal(X.shape)
@@ -142,7 +133,7 @@ def test_noise_follows_the_seed_and_keeps_the_precision(noise):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-def test_smoothed_cross_entropy_is_torchs_up_to_second_derivatives(smoothing, backend):
+def test_smoothed_cross_entropy_is_torchs_up_to_second_derivatives(smoothing, library):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     z, t = Tensor(X, requires_grad=True), torch.tensor(X, requires_grad=True)
     ours = regularize.cross_entropy_smoothed(z, LABELS, smoothing)
@@ -157,7 +148,7 @@ def test_smoothed_cross_entropy_is_torchs_up_to_second_derivatives(smoothing, ba
     assert np.allclose(second.numpy(), reference.numpy(), rtol=1e-10, atol=1e-12)
 
 
-def test_smoothed_cross_entropy_against_differences(backend):
+def test_smoothed_cross_entropy_against_differences(library):
     loss = lambda z: regularize.cross_entropy_smoothed(z, LABELS, 0.3)  # noqa: E731
     gradcheck(loss, [dl.asarray(X)])
     gradgradcheck(loss, [dl.asarray(X)])
@@ -234,7 +225,7 @@ def quadratic(theta):
     return 0.5 * (theta * (dl.asarray(A) @ theta)).sum()
 
 
-def test_sam_steps_by_the_gradient_at_the_worst_point_nearby(backend):
+def test_sam_steps_by_the_gradient_at_the_worst_point_nearby(library):
     start = np.array([1.0, -2.0])
     p = parameter(*start)
     sam = regularize.SAM(optim.SGD([p], lr=0.05), rho=0.3)
@@ -245,7 +236,7 @@ def test_sam_steps_by_the_gradient_at_the_worst_point_nearby(backend):
     assert value.item() == pytest.approx(0.5 * start @ A @ start)
 
 
-def test_sam_in_the_words_of_a_training_loop_is_the_same(backend):
+def test_sam_in_the_words_of_a_training_loop_is_the_same(library):
     one, two = parameter(1.0, -2.0), parameter(1.0, -2.0)
     whole = regularize.SAM(optim.Adam([one], lr=0.05))
     parts = regularize.SAM(optim.Adam([two], lr=0.05))
@@ -285,7 +276,7 @@ def by_steps(net, sam, x):
 
 
 @pytest.mark.parametrize("train", [by_fit, by_steps])
-def test_the_second_pass_of_sam_repeats_the_first(backend, train):
+def test_the_second_pass_of_sam_repeats_the_first(library, train):
     """Both gradients are of one function, and the batch counts once, at θ."""
     dl.seed(0)
     net, x = Noisy(), dl.asarray(rng.standard_normal((9, 3)))
@@ -367,12 +358,12 @@ def averaged(decay, path):
 PATH = rng.standard_normal((20, 2))
 
 
-def test_the_plain_average_is_the_mean_of_the_path(backend):
+def test_the_plain_average_is_the_mean_of_the_path(library):
     _, average = averaged(None, PATH)
     assert dl.to_numpy(average.mean) == pytest.approx(PATH.mean(0))
 
 
-def test_the_exponential_average_starts_at_the_first_theta_and_is_torchs(backend):
+def test_the_exponential_average_starts_at_the_first_theta_and_is_torchs(library):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     _, average = averaged(0.9, PATH)
     module = torch.nn.Linear(2, 1, bias=False).double()
@@ -387,7 +378,7 @@ def test_the_exponential_average_starts_at_the_first_theta_and_is_torchs(backend
     assert dl.to_numpy(average.mean) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_average_is_swapped_in_and_out(backend):
+def test_the_average_is_swapped_in_and_out(library):
     p, average = averaged(None, PATH)
     with average.applied():
         assert p.numpy() == pytest.approx(PATH.mean(0))
