@@ -409,7 +409,9 @@ def test_a_question_is_a_named_group_of_large_targets(page):
     assert group.get_by_role("radio").count() == 3
     for label in tab.locator(".dl-predict label").all():
         assert label.bounding_box()["height"] >= 44
+    assert "Choose before you read on" in text(tab, "predict-gd-survive")
     radio(tab, "gd-survive", "one to three").tap()
+    assert "Kept in this browser. Read on" in text(tab, "predict-gd-survive")
     assert text(tab, "reveal-gd-survive").startswith("✓ You said one to three; measured 2.")
     assert tab.locator("input:not([data-lm-suppress-shortcuts=true])").count() == 0
 
