@@ -9,7 +9,7 @@ the places that these links name come true on the site:
     an entry of the bibliography                  its key: cauchy1847
     an id in the HTML that a cell shows           that id: claim-gd-threshold
 
-A link to anything else is a warning of the build.
+A link to anything else is a warning of the build. What a cell shows may link to a notebook, too.
 
 Everything a page loads is served by the site itself, so that the built folder works without a
 network, from any static server, and from the file system (all but the excerpts of the search).
@@ -34,6 +34,7 @@ HEAVY_SCRIPT = re.compile(r'\s*<script src="[^"]*scripts/fontawesome\.js[^"]*"><
 
 TAG = re.compile(r"\\tag\{([\w.]+)\}")
 FIGURE = re.compile(r"Figure (\d+(?:\.\d+)*)\.$")
+NOTEBOOK = re.compile(r'(<a href="[^":]+)\.ipynb(?=["#])')
 ID = re.compile(r"""<\w[^<>]*\sid=["']([^"'\s]+)["']""")
 
 
@@ -54,7 +55,7 @@ class Places(Transform):
         env = self.document.settings.env
         slugs = self.document.myst_slugs = getattr(self.document, "myst_slugs", {})
         env.metadata[env.docname]["myst_slugs"] = slugs
-        for name in (*self.equations(), *self.figures(), *self.shown(), *self.entries(env)):
+        for name in (*self.equations(), *self.figures(), *self.shown(env), *self.entries(env)):
             slugs.setdefault(name, (0, name, ""))
         for paragraph in self.document.findall(nodes.paragraph):
             if paragraph.astext().startswith("Runs in under "):  # the facts below a title
@@ -86,9 +87,12 @@ class Places(Transform):
             outputs += dl_figure("", shown, dl_caption("", paragraph))
             yield place(outputs[-1], f"fig-{match[1]}")
 
-    def shown(self):
+    def shown(self, env):
         for raw in self.document.findall(nodes.raw):
             if "html" in raw.get("format", ""):
+                raw[:] = [nodes.Text(NOTEBOOK.sub(r"\1.html", raw.astext()))]
+                if '<span class="math' in raw.astext():  # or Sphinx takes the page to have none
+                    env.get_domain("math").data["has_equations"][env.docname] = True
                 yield from ID.findall(raw.astext())
 
     def entries(self, env):

@@ -97,7 +97,7 @@ def test_records_are_read_from_the_stored_notebook(folder):
 def test_every_claim_has_a_row_that_leads_to_its_cell(folder, html):
     page = html(folder(gradient_descent=[PAIRS, SEEN]))
     assert len(re.findall("<tr data-claim=", page)) == 2
-    assert '<a href="gradient_descent.html#claim-gd-a">gd-a</a>' in page
+    assert '<a href="gradient_descent.ipynb#claim-gd-a">gd-a</a>' in page
     assert "b &lt;holds&gt;" in page
     assert r"\(2/\lambda\)" in page
 

@@ -348,7 +348,7 @@ def _row(chapter, title, record):
     return (
         f'<tr data-claim="{id}" data-kind="{record["kind"]}" data-chapter="{chapter}" '
         f'data-find="{escape(words.lower())}"><td><span role="img" aria-label="{word}">{sign}'
-        f'</span> <a href="{chapter}.html#claim-{id}">{id}</a>'
+        f'</span> <a href="{chapter}.ipynb#claim-{id}">{id}</a>'
         f"<small>{inline_html(record['statement'])}</small></td>"
         + "".join(f'<td data-name="{name}"><div>{cell}</div></td>' for name, cell in cells.items())
         + "</tr>"
