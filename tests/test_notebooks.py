@@ -272,6 +272,14 @@ def test_normalising_keeps_what_the_code_determines_and_nothing_else():
     assert nbformat.writes(notebook) == once
 
 
+@pytest.mark.parametrize("tag", ["hide-input", "hide-cell", "remove-input"])
+def test_code_that_the_site_does_not_show_is_folded_in_jupyterlab(tag):
+    notebook = messy()
+    notebook.cells[1].metadata["tags"] = [tag]
+    runner.normalise(notebook)
+    assert notebook.cells[1].metadata.jupyter.source_hidden
+
+
 def test_a_cell_that_is_folded_no_more_is_shown_in_jupyterlab_too():
     notebook = messy()
     runner.normalise(notebook)

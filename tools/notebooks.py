@@ -94,10 +94,9 @@ def normalise(notebook) -> None:
 
 
 def fold(cell) -> None:
-    """What the site folds, JupyterLab folds too."""
-    state = cell.metadata.pop("jupyter", {}) | {
-        "source_hidden": bool({"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])))
-    }
+    """What the site folds or leaves out, JupyterLab folds."""
+    hidden = {"hide-input", "hide-cell", "remove-input"} & set(cell.metadata.get("tags", []))
+    state = cell.metadata.pop("jupyter", {}) | {"source_hidden": bool(hidden)}
     kept = {key: value for key, value in state.items() if value}
     if kept:
         cell.metadata["jupyter"] = kept
