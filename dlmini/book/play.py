@@ -12,7 +12,15 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from .report import _SUPERSCRIPT, brief, num
-from .sliders import CONTROLS, CONTROLS_STYLE, Shown, _check_name, _limits, slider_html
+from .sliders import (
+    CONTROLS,
+    CONTROLS_STYLE,
+    Shown,
+    _check_name,
+    _limits,
+    data_uri,
+    slider_html,
+)
 
 __all__ = ["Play", "play"]
 
@@ -134,7 +142,7 @@ def _outcome(loss, rates, steps):
     first, worst = loss[0] or 1, max([0.0, *rates])
     left = float(loss[-1] / first)
     reached = int(np.argmax(loss <= TARGET * first)) if min(loss) <= TARGET * first else None
-    end = "diverges" if worst > 1 + 1e-9 else "descends"
+    end = "diverges" if worst > 1 else "descends"
     return {
         "numbers": {"left": left, "reached": reached},
         "says": {
@@ -620,15 +628,13 @@ def _play_html(scene, name, alt, state, sliders, now, labels):
         for role, (light, dark) in _ROLES.items()
     )
     style = (CONTROLS_STYLE + _PLAY_STYLE.replace("ROLES", roles)).replace("NAME", name)
-    picture = _picture(scene, name, state, now).replace("%", "%25").replace('"', "'")
-    for sign in "#<>":
-        picture = picture.replace(sign, f"%{ord(sign):02X}")
+    picture = data_uri(_picture(scene, name, state, now))
     data = json.dumps(config, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     return (
         f'<div class="dl-play" id="{name}" role="group" aria-label="Figure that computes" '
         'style="max-width:40rem;margin:.5em 0 1em">'
         f"<style>{style}</style>"
-        f'<img class="dl-figure" alt="{escape(alt)}" src="data:image/svg+xml,{picture}" '
+        f'<img class="dl-figure" alt="{escape(alt)}" src="{picture}" '
         'style="width:100%;height:auto;background:#fff"><div class="dl-stage"></div>'
         f'<div class="dl-numbers">{numbers} <button type="button" disabled title="Start over" '
         'aria-label="Start over">↺</button></div><p class="dl-heard" aria-live="polite"></p>'

@@ -301,6 +301,18 @@ def _pack(pictures):
     return list(table), runs
 
 
+def data_uri(svg: str) -> str:
+    """A drawing as the address of a picture, for an attribute in double quotes.
+
+    Args:
+        svg: the drawing.
+    """
+    text = svg.replace("%", "%25").replace('"', "'")
+    for sign in "#<>\n":
+        text = text.replace(sign, f"%{ord(sign):02X}")
+    return f"data:image/svg+xml,{text}"
+
+
 #: The look of sliders; what a notebook strips of it until it is trusted, the tags carry themselves.
 CONTROLS_STYLE = """
 #NAME{font-family:var(--sans,system-ui,-apple-system,"Segoe UI",sans-serif);font-size-adjust:none;
@@ -378,9 +390,7 @@ def _explore_html(name, values, labels, first, pictures, alts, says, at):
         .replace("</", "<\\/")
         .replace("<!", "<\\u0021")
     )
-    picture = "\n".join(pictures[at]).replace("%", "%25").replace('"', "'")
-    for sign in "#<>\n":
-        picture = picture.replace(sign, f"%{ord(sign):02X}")
+    picture = data_uri("\n".join(pictures[at]))
     controls = "".join(
         slider_html(
             f"{name}-{key}",
@@ -396,7 +406,7 @@ def _explore_html(name, values, labels, first, pictures, alts, says, at):
         f'<div class="dl-explore" id="{name}" role="group" aria-label="Interactive figure" '
         'style="max-width:46rem;margin:.5em 0 1em">'
         f"<style>{_EXPLORE_STYLE.replace('NAME', name)}</style>"
-        f'<img class="dl-figure" alt="{escape(alts[at])}" src="data:image/svg+xml,{picture}" '
+        f'<img class="dl-figure" alt="{escape(alts[at])}" src="{picture}" '
         'style="width:100%;height:auto;background:#fff">'
         f'<div class="dl-controls" style="{CONTROLS}">{controls}</div>{spoken}'
         f'<script type="application/json" class="dl-states">{packed}</script>'
