@@ -331,7 +331,7 @@ def _row(chapter, title, record):
     elif record["predicted"] is not None:
         asked = asked[asked.index("±") :]  # the prediction has a column of its own
     if notes:
-        shown += f"<small>{_measured(', '.join(notes))}</small>"
+        shown += f"<br><small>{_measured(', '.join(notes))}</small>"
     if record["predicted"] is not None:
         predicted = _between(record["predicted"])
     else:
@@ -349,7 +349,7 @@ def _row(chapter, title, record):
         f'<tr data-claim="{id}" data-kind="{record["kind"]}" data-chapter="{chapter}" '
         f'data-find="{escape(words.lower())}"><td><span role="img" aria-label="{word}">{sign}'
         f'</span> <a href="{chapter}.ipynb#claim-{id}">{id}</a>'
-        f"<small>{inline_html(record['statement'])}</small></td>"
+        f"<br><small>{inline_html(record['statement'])}</small></td>"
         + "".join(f'<td data-name="{name}"><div>{cell}</div></td>' for name, cell in cells.items())
         + "</tr>"
     )
