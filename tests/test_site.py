@@ -419,6 +419,8 @@ def test_paper_shows_solutions_and_hides_buttons(visit):
     )
     assert not tab.locator(".bd-sidebar-primary").is_visible()
     assert not tab.locator(".bd-header-article").is_visible()
+    for folded in tab.locator("div.cell details.hide > summary").all():
+        assert not folded.is_visible(), "no one can unfold code on paper"
 
 
 def test_the_code_of_a_name_opens_by_keyboard(visit):
