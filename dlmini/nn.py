@@ -743,7 +743,8 @@ def trace(
 
     Returns:
         dotted name ↦ `Activation`, residual blocks and other modules of modules after what they
-        hold; Sequentials are left out. The second call of a layer is "name:2".
+        hold; Sequentials are left out. The second call of a layer is "name:2". Within a branch
+        that some examples skip (`Residual`), the rows are those of the others.
     """
     names = {id(module): name for name, module in reversed(list(net.named_modules()))}
     calls: dict[str, tuple[Module, Any]] = {}
@@ -778,7 +779,8 @@ def freeze_batch_norm(net: Module, x: Any) -> Module:
     """Freeze each batch norm of `net` at the statistics that it meets on the batch x.
 
     The network then computes the same function of x as it does in training, but its statistics
-    no longer follow the weights. (`BatchNorm.freeze` freezes at the running statistics.)
+    no longer follow the weights. (`BatchNorm.freeze` freezes at the running statistics.) A layer
+    that is called more than once is frozen at what its last call met.
 
     Args:
         net: a network.
@@ -806,7 +808,7 @@ def freeze_batch_norm(net: Module, x: Any) -> Module:
         for layer in layers:
             layer.training, layer.frozen = True, False
         with repeated(), no_grad(), _watched(watch):
-            net(backend.asarray(x))
+            net(backend.asarray(ops.raw(x)))
     finally:
         for layer, training, frozen in modes:
             layer.training, layer.frozen = training, frozen
@@ -849,7 +851,7 @@ def summary(net: Module, x: Any) -> str:
         rows.append((name, str(tuple(z.shape)), *(f"{count:,}" for count in counts)))
 
     with evaluating(net), no_grad(), _watched(watch):
-        net(backend.asarray(x))
+        net(backend.asarray(ops.raw(x)))
     head = ("layer", "output", "parameters", "bytes", "operations")
     table = [head, *rows, ("total", "", *(f"{t:,}" for t in totals))]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]

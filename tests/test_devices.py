@@ -190,5 +190,7 @@ def test_checkpoints_averages_traces_and_costs():
     average.update()
     assert average.mean.is_meta
     nn.freeze_batch_norm(nn.normal_(net, 1.0, 0.1), X)
+    nn.freeze_batch_norm(net, dl.Tensor(dl.asarray(X)))
+    nn.summary(net, dl.Tensor(dl.asarray(X)))
     assert nn.trace(net, X, cross_entropy)["layers.0"].grad.is_meta
     assert dl.cost(lambda: cross_entropy(net(dl.asarray(X)))).backward.products > 0
