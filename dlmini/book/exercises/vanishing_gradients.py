@@ -123,7 +123,9 @@ def _block(answer):
     result = answer(*mine.values())
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise Wrong("return two things: y, and the gradient with respect to x, in this order")
-    y, got = (expect_array(v, (3, 5), n) for v, n in zip(result, ("y", "the gradient"), strict=True))
+    y, got = (
+        expect_array(v, (3, 5), n) for v, n in zip(result, ("y", "the gradient"), strict=True)
+    )
     h = np.tanh(x @ w.T)
     right, overwritten = g * (1 - h**2) @ w, g * (1 - (h + x) ** 2) @ w
     if close(y, h):
@@ -131,9 +133,13 @@ def _block(answer):
     if not close(y, x + h):
         raise Wrong("y should be x + tanh(x Wᵀ)")
     if close(got, right):
-        raise Wrong("the slope is right; the shortcut's share of the gradient, g itself, is missing")
+        raise Wrong(
+            "the slope is right; the shortcut's share of the gradient, g itself, is missing"
+        )
     if close(got, g + overwritten):
-        raise Wrong("the slope is worked out from y, not from the tanh: h was overwritten by h += x")
+        raise Wrong(
+            "the slope is worked out from y, not from the tanh: h was overwritten by h += x"
+        )
     if close(got, overwritten):
         raise Wrong("both bugs are still there: h is overwritten, and the shortcut's share missing")
     if close(got, g + (g * (1 - h**2)) @ w.T):
@@ -159,12 +165,9 @@ number(
     rtol=5e-3,
     praise="s ≈ √(2/D): four times the depth, half the branch",
     mistakes=[
-        (_D**-0.5, "1/√D gives √e, less than is allowed here"),
+        (_D**-0.5, "1/√D lets the squared length grow by e, so the length by √e; more is allowed"),
         ([math.exp(2 / _D) - 1, 2 / _D], "that is s²; take the root", 2e-2),
-        (math.sqrt(math.exp(1 / _D) - 1),
-         "that lets the squared length grow by e; the length itself may", 1e-3),
-        (1 / _D, "1/D is far too careful: the ratio then tends to 1"),
-        (math.exp(1 / _D) - 1, "that is (1 + s)^D = e; the branches add in squares, 1 + s²"),
+        (1 / _D, "that solves (1 + s)^D = e; the branches add in squares, 1 + s²", 1e-2),
     ],
     otherwise="solve (1 + s²)^(D/2) = e with D = 200",
 )  # fmt: skip
@@ -178,7 +181,10 @@ number(
     praise="π/(π − 2); no part of |z| is a straight line, so every term of the series counts",
     mistakes=[
         (1.0, "that divides by the mean square, 1; batch norm divides by the variance"),
-        (math.sqrt(math.pi / (math.pi - 2)), "that is the growth of the length; its square is asked"),
+        (
+            math.sqrt(math.pi / (math.pi - 2)),
+            "that is the growth of the length; its square is asked",
+        ),
         (math.pi / (math.pi - 1), "that is ReLU's; here both halves have slope ±1"),
         (1 - 2 / math.pi, "that is the variance, which belongs below the line"),
         (1 / (1 - math.sqrt(2 / math.pi)), "the variance is E z² − (E|z|)²: square the mean"),
