@@ -191,7 +191,11 @@ def quadratic(hessian: Any, minimum: Any = 0.0) -> Callable[[Tensor], Tensor]:
 
 
 def largest_stable_lr(
-    loss: Callable[[Tensor], Tensor], start: Any, steps: int = 400, rtol: float = 1e-3
+    loss: Callable[[Tensor], Tensor],
+    start: Any,
+    steps: int = 400,
+    rtol: float = 1e-3,
+    momentum: float = 0.0,
 ) -> np.ndarray:
     """The learning rate beyond which descent from `start` diverges, found by trying.
 
@@ -202,6 +206,7 @@ def largest_stable_lr(
     Args:
         loss, start, steps: as in `descend`.
         rtol: relative width of the final bracket.
+        momentum: as in `descend`.
 
     Returns:
         One η for each run; a 0-d array for a single one.
@@ -209,18 +214,22 @@ def largest_stable_lr(
     Raises:
         ValueError: a run diverges at no learning rate up to 1e12, or at all down to 1e-12.
     """
+
+    def diverges(lr):
+        return descend(loss, start, lr, steps, momentum).diverged
+
     runs = backend.to_numpy(start).shape[:-1]
     stable, unstable = np.full(runs, 1e-12), np.full(runs, 1e-12)
-    if descend(loss, start, stable, steps).diverged.any():
+    if diverges(stable).any():
         raise ValueError("a run diverges even at a learning rate of 1e-12: scale its loss down")
-    while not (grows := descend(loss, start, unstable, steps).diverged).all():
+    while not (grows := diverges(unstable)).all():
         stable = np.where(grows, stable, unstable)
         unstable = np.where(grows, unstable, unstable * 64)
         if unstable.max() > 1e12:
             raise ValueError("a run diverges at no learning rate up to 1e12: is its loss bounded?")
     while (unstable / stable).max() > 1 + rtol:
         middle = np.sqrt(stable * unstable)
-        grows = descend(loss, start, middle, steps).diverged
+        grows = diverges(middle)
         unstable = np.where(grows, middle, unstable)
         stable = np.where(grows, stable, middle)
     return np.sqrt(stable * unstable)

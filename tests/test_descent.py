@@ -150,6 +150,11 @@ def test_the_longest_stable_step_is_found():
     assert largest_stable_lr(quadratic(h), [1.0, 1.0]) == pytest.approx(1.0, rel=2e-3)
 
 
+def test_momentum_moves_the_limit_to_two_times_one_plus_mu():
+    found = largest_stable_lr(quadratic(np.diag([1.0, 4.0])), [1.0, 1.0], momentum=0.9)
+    assert found == pytest.approx(2 * 1.9 / 4, rel=2e-3)
+
+
 def test_rates_and_steps():
     run = descend(quadratic(np.diag([1.0, 0.5])), [1.0, 1.0], 1.0, 60)
     assert asymptotic_rate(run) == pytest.approx(0.5)
