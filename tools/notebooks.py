@@ -55,7 +55,8 @@ def run(notebook, environment: dict, allow_errors: bool = False):
     notebook.cells.append(probe)
     before = os.environ.copy()
     path = os.pathsep.join(filter(None, [str(ROOT), before.get("PYTHONPATH")]))
-    os.environ.update({"TQDM_DISABLE": "1", "PYTHONPATH": path} | environment)
+    one = {name: before.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    os.environ.update({"TQDM_DISABLE": "1", "PYTHONPATH": path} | one | environment)
     start = time.perf_counter()
     try:
         client = NotebookClient(
