@@ -253,6 +253,6 @@ def _thirty(answer):
         raise Wrong(f"{told}: with gain {gain:g} the units saturate and gradients explode")
     if lr / (1 - mu) < 0.05:
         raise Wrong(f"{told}: lr/(1−momentum) = {lr / (1 - mu):.2g} does not get far in 150 steps")
-    if lr / (1 - mu) > 0.15:
+    if lr / (1 - mu) > (0.15 if start == "orthogonal" else 0.6):
         raise Wrong(f"{told}: lr/(1−momentum) = {lr / (1 - mu):.2g} throws it onto the plateau")
     raise Wrong(f"{told}: does the other start keep lengths better?")
