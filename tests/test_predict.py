@@ -361,9 +361,7 @@ def test_a_right_a_wrong_and_a_missing_choice_are_answered_at_once(page):
     tab = page()
     because = "Slopes are nearly normal"
     assert text(tab, "reveal-gd-best").startswith(f"Measured 4.9 % (about 5 %). {because}")
-    assert text(tab, "reveal-gd-best").endswith(
-        "You made no choice here."
-    )
+    assert text(tab, "reveal-gd-best").endswith("You made no choice here.")
     tab.get_by_text("about 50 %", exact=True).first.click()
     assert text(tab, "reveal-gd-best").startswith(
         f"✗ You said about 50 %; measured 4.9 % (about 5 %). {because}"

@@ -311,7 +311,8 @@ _ASK_SCRIPT = """
 var inputs=[].slice.call(root.querySelectorAll('input')),id=root.dataset.id;
 var small=root.querySelector('small'),ask=small.textContent;
 function show(){var v=kept(id);inputs.forEach(function(i){i.checked=i.value===v;});
-small.textContent=root.querySelector(':checked')?'Kept in this browser. Read on to the measurement.':ask;}
+small.textContent=root.querySelector(':checked')
+?'Kept in this browser. Read on to the measurement.':ask;}
 root.addEventListener('change',function(e){keep(id,e.target.value);tell();});
 document.addEventListener('dlmini',show);
 root.classList.add('dl-on');see(small,true);show();
