@@ -218,9 +218,7 @@ class Visit:
         self.tab.on("console", self._console)
         self.tab.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
         self.tab.on("request", self._request)
-        self.tab.on(
-            "requestfailed", lambda r: self.trouble.append(f"failed: {r.url[:120]} {r.failure}")
-        )
+        self.tab.on("requestfailed", self._failed)
         self.tab.on("response", self._response)
 
     def _console(self, message):
@@ -230,6 +228,10 @@ class Visit:
     def _request(self, request):
         if not request.url.startswith((self.base, "data:", "blob:")):
             self.trouble.append(f"outside: {request.url[:120]}")
+
+    def _failed(self, request):
+        if "ERR_ABORTED" not in request.failure:  # the tab went on to the next page
+            self.trouble.append(f"failed: {request.url[:120]} {request.failure}")
 
     def _response(self, response):
         if response.status >= 400:
