@@ -126,6 +126,18 @@ def test_claims_are_owed_once():
     assert set(OWED) <= set(exercises.CHAPTERS.values())
 
 
+def test_the_map_of_the_landing_page_shows_every_chapter():
+    intro = (ROOT / "intro.md").read_text(encoding="utf-8")
+    for name, chapter in OWED.items():
+        title = chapter["title"]
+        if name in CHAPTERS:
+            assert f"[{title}](chapters/{name}.ipynb)" in intro
+            assert f'href="chapters/{name}.html"' in intro
+        else:
+            assert f"*{title}*, to come" in intro
+        assert f" {title}</text>" in intro
+
+
 def test_missing_chapters_are_reported(record_property):
     missing = {c: list(OWED[c]["claims"]) for c in OWED if c not in CHAPTERS}
     record_property("claims still owed", json.dumps(missing))

@@ -230,8 +230,9 @@ border-bottom:1px solid rgba(127,127,127,.25);background:transparent;color:inher
 white-space:normal;overflow-wrap:break-word;font-variant-numeric:tabular-nums}
 #dl-ledger th[scope=rowgroup]{padding-top:1.2em;font-size:1.1em}
 #dl-ledger tr{break-inside:avoid}
-#dl-ledger :is(td:first-child,td:last-child:not(:first-child)){min-width:9.5em}
+#dl-ledger :is(td:first-child,td:last-child:not(:first-child)){min-width:8em}
 #dl-ledger td[data-name=asked]{min-width:6em}
+#dl-ledger td:last-child{overflow-wrap:anywhere}
 #dl-ledger small{display:block;opacity:.8;font-size:.92em}
 #dl-ledger li{margin:.2em 0}#dl-ledger li small{display:inline}
 #dl-ledger summary{cursor:pointer;min-height:44px;display:flex;align-items:center;font-weight:600}
