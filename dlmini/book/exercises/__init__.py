@@ -24,6 +24,7 @@ import dis
 import functools
 import importlib
 import importlib.util
+import inspect
 import linecache
 import math
 import sys
@@ -49,6 +50,7 @@ __all__ = [
     "close",
     "exercise",
     "expect_array",
+    "expect_changed",
     "expect_number",
     "grade",
     "number",
@@ -333,6 +335,29 @@ def expect_array(answer, shape: tuple | None = None, name: str = "the answer") -
             wanted = str(tuple(shape)).replace("None", "any")
             raise Wrong(f"{name} has shape {array.shape}, but should have {wanted}{hint}")
     return array
+
+
+def expect_changed(answer, given: str, told: str) -> None:
+    """Nothing, once the reader's function is another one than was given to be repaired.
+
+    Args:
+        answer: what the reader gave.
+        given: the code to be repaired; it defines a function `answer`. Comments and spaces do not
+            count as a change.
+        told: what to say while it is unchanged.
+
+    Raises:
+        Wrong: the answer is no function.
+        Untouched: it is the code as given.
+    """
+    if not callable(answer):
+        raise Wrong(f"the answer should be the function, but is of type {type(answer).__name__}")
+    space: dict = {}
+    exec(given, space)
+    before, code = space["answer"].__code__, getattr(inspect.unwrap(answer), "__code__", None)
+    parts = ("co_code", "co_names", "co_consts")
+    if code is not None and all(getattr(code, p) == getattr(before, p) for p in parts):
+        raise Untouched(told)
 
 
 def _numbers(answer, name, wanted):
