@@ -54,6 +54,7 @@ __all__ = [
     "expect_number",
     "grade",
     "number",
+    "validated",
     "within",
 ]
 
@@ -358,6 +359,32 @@ def expect_changed(answer, given: str, told: str) -> None:
     parts = ("co_code", "co_names", "co_consts")
     if code is not None and all(getattr(code, p) == getattr(before, p) for p in parts):
         raise Untouched(told)
+
+
+def validated(build, optimizer, steps: int, batch_size: int, seeds):
+    """Train a network on digits for each seed; yields (validation accuracy, whether it diverged).
+
+    The test part of the digits stays out of it: whoever tunes on it has no honest test left.
+
+    Args:
+        build: () ↦ the network.
+        optimizer: its parameters ↦ an optimizer.
+        steps, batch_size: as in `train.fit`.
+        seeds: one for each network.
+    """
+    from dlmini import data, functional, seeded, train
+
+    for seed in seeds:
+        with seeded(seed):
+            digits = data.digits()
+            part = data.random_split(digits.x_train, digits.y_train)
+            net = build()
+            history = train.fit(
+                net, functional.cross_entropy, part.x_train, part.y_train,
+                optimizer(net.parameters()), steps, batch_size, stop_at_divergence=True,
+            )  # fmt: skip
+            score = functional.accuracy(net(part.x_test), part.y_test)
+        yield score, history.diverged is not None
 
 
 def _numbers(answer, name, wanted):

@@ -13,6 +13,7 @@ from . import (
     expect_changed,
     expect_number,
     number,
+    validated,
     within,
 )
 
@@ -245,7 +246,7 @@ def _tune(answer):
 
     The test part of the digits stays out of it: whoever tunes on it has no honest test left.
     """
-    from dlmini import data, functional, nn, optim, seeded, train
+    from dlmini import nn, optim
 
     if not isinstance(answer, dict) or set(answer) != {"lr", "momentum", "batch_size"}:
         raise Wrong("give a dictionary with the keys lr, momentum and batch_size")
@@ -257,23 +258,18 @@ def _tune(answer):
     if batch < 1 or batch != int(batch):
         raise Wrong(f"batch_size is {batch:g}: it counts examples")
     scores = []
-    for seed in (101, 102, 103):
-        with seeded(seed):
-            digits = data.digits()
-            part = data.random_split(digits.x_train, digits.y_train)
-            net = nn.mlp(64, 32, 10)
-            optimizer = optim.SGD(net.parameters(), lr, mu)
-            history = train.fit(
-                net, functional.cross_entropy, part.x_train, part.y_train, optimizer,
-                steps=150, batch_size=int(batch), stop_at_divergence=True,
-            )  # fmt: skip
-        scores.append(functional.accuracy(net(part.x_test), part.y_test))
-        if history.diverged is not None or (scores[-1] < 0.3 and lr / (1 - mu) >= 0.3):
+    for score, diverged in validated(
+        lambda: nn.mlp(64, 32, 10),
+        lambda parameters: optim.SGD(parameters, lr, mu),
+        steps=150, batch_size=int(batch), seeds=(101, 102, 103),
+    ):  # fmt: skip
+        if diverged or (score < 0.3 and lr / (1 - mu) >= 0.3):
             raise Wrong(
                 f"with lr = {lr:g} and momentum = {mu:g} training breaks down (validation "
-                f"accuracy {scores[-1]:.0%}): the effective step lr/(1−momentum) = "
+                f"accuracy {score:.0%}): the effective step lr/(1−momentum) = "
                 f"{lr / (1 - mu):g} is too long"
             )
+        scores.append(score)
     median = sorted(scores)[1]
     if median < 0.94 and lr / (1 - mu) < 0.3:
         raise Wrong(

@@ -13,6 +13,7 @@ from . import (
     expect_changed,
     expect_number,
     number,
+    validated,
     within,
 )
 
@@ -201,7 +202,7 @@ choice(
 @exercise("vg-8")
 def _thirty(answer):
     """A start and a step with which thirty plain tanh layers read 80 % in 150 steps."""
-    from dlmini import data, functional, nn, optim, seeded, train
+    from dlmini import nn, optim
 
     keys = {"start", "gain", "lr", "momentum"}
     if not isinstance(answer, dict) or set(answer) != keys:
@@ -214,22 +215,23 @@ def _thirty(answer):
         raise Wrong("gain and lr are positive numbers")
     if not 0 <= mu < 1:
         raise Wrong(f"momentum is {mu:g}: it lies in [0, 1), or old gradients never fade")
+
+    def build():
+        net = nn.mlp(64, *[32] * 30, 10, activation=nn.Tanh)
+        nn.normal_(net, gain)
+        for layer in net.layers[::2] if start == "orthogonal" else []:
+            nn.orthogonal_(layer.weight, gain)  # type: ignore[attr-defined]
+        return net
+
     scores = []
-    for seed in (201, 202, 203):
-        with seeded(seed):
-            digits = data.digits()
-            part = data.random_split(digits.x_train, digits.y_train)
-            net = nn.mlp(64, *[32] * 30, 10, activation=nn.Tanh)
-            nn.normal_(net, gain)
-            for layer in net.layers[::2] if start == "orthogonal" else []:
-                nn.orthogonal_(layer.weight, gain)  # type: ignore[attr-defined]
-            history = train.fit(
-                net, functional.cross_entropy, part.x_train, part.y_train,
-                optim.SGD(net.parameters(), lr, mu), 150, 64, stop_at_divergence=True,
-            )  # fmt: skip
-        if history.diverged is not None:
+    for score, diverged in validated(
+        build,
+        lambda parameters: optim.SGD(parameters, lr, mu),
+        steps=150, batch_size=64, seeds=(201, 202, 203),
+    ):  # fmt: skip
+        if diverged:
             raise Wrong(f"with lr = {lr:g} and momentum = {mu:g} the loss is not finite: too long")
-        scores.append(functional.accuracy(net(part.x_test), part.y_test))
+        scores.append(score)
     median = sorted(scores)[1]
     if median >= 0.8:
         return f"validation accuracy {median:.1%}, the median of three fresh networks"
